@@ -1,0 +1,1 @@
+"""What the command line does; `penstock.cli` reads the arguments and calls it."""

@@ -1,0 +1,192 @@
+"""Verbs of the closing tasks: one at a time for a lane, and its outcome written once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from penstock.contract import JobSpec, LaneOutcome
+from penstock.ledger.base import Connection, Ledger, lock_job, spec_of
+from penstock.ledger.unsent import give_up
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The right to bring a lane to its end, and what is known of it."""
+
+    job_id: str
+    lane: str
+    holder: str
+    spec: JobSpec
+    kind: str
+    #: Why the lane must end without success, or None.
+    error: str | None
+    cancelled: bool
+    rows: int
+    accepted: int
+    parts: int
+    #: File lanes: what all its pieces come to.
+    bytes: int
+    columns: list[str]
+    memo: dict[str, Any]
+    abandoned: list[dict[str, Any]]
+    #: Closings in a row that failed, or died with their worker.
+    tries: int
+
+
+class Closings:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def claim(self, job_id: str, lane: str, holder: str) -> Closing | dict[str, Any] | None:
+        """None: not yet, or somebody is at it. A dict: the lane has ended, with this outcome."""
+        policy = self._ledger.policy
+        with self._ledger.transaction() as db:
+            job = lock_job(db, job_id)
+            if job is None:
+                return None
+            row = db.execute(
+                "select *, close_lease > clock_timestamp() as busy, exists (select 1 from "
+                "penstock.delivery as d where d.job_id = l.job_id and d.lane = l.lane "
+                "and d.state <> 'settled' and d.lease_until > clock_timestamp()) as sending "
+                "from penstock.lane as l where job_id = %s and lane = %s",
+                (job_id, lane),
+            ).fetchone()
+            if row is None:
+                return None
+            if row["state"] != "open":
+                return _outcome(row)
+            if row["busy"] or job["state"] != "running":
+                return None
+            if job["cancelling"]:
+                if row["sending"]:
+                    # What is on its way is counted first.
+                    db.execute(
+                        "update penstock.lane set close_at = clock_timestamp() + "
+                        "interval '2 seconds' where job_id = %s and lane = %s",
+                        (job_id, lane),
+                    )
+                    return None
+                give_up(db, job_id, lane, "skipped", "cancelled")
+            elif row["settled"] != row["recorded"] or not (
+                job["stream"] == "ended" or row["error"] is not None
+            ):
+                return None
+            row = db.execute(
+                "update penstock.lane set "
+                "close_tries = close_tries + (close_lease is not null)::int, "
+                "close_holder = %s, close_lease = clock_timestamp() + %s * interval '1 second', "
+                "close_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s returning *",
+                (holder, policy.lease_seconds, policy.lease_seconds, job_id, lane),
+            ).fetchone()
+            if row is None:
+                return None
+            return Closing(
+                job_id, lane, holder, spec_of(job), row["kind"], row["error"],
+                job["cancelling"], row["rows"], row["accepted"], row["parts"],
+                self._bytes(db, job_id, lane), job["columns"] or [],
+                row["memo"], row["abandoned"], row["close_tries"],
+            )  # fmt: skip
+
+    @staticmethod
+    def _bytes(db: Connection, job_id: str, lane: str) -> int:
+        row = db.execute(
+            "select coalesce(sum(size), 0) as n from penstock.delivery "
+            "where job_id = %s and lane = %s",
+            (job_id, lane),
+        ).fetchone()
+        return int(row["n"]) if row else 0
+
+    def renew(self, closing: Closing) -> bool:
+        with self._ledger.transaction() as db:
+            done = db.execute(
+                "update penstock.lane set "
+                "close_lease = clock_timestamp() + %s * interval '1 second', "
+                "close_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s and state = 'open' and close_holder = %s",
+                (self._ledger.policy.lease_seconds, self._ledger.policy.lease_seconds,
+                 closing.job_id, closing.lane, closing.holder),
+            )  # fmt: skip
+            return done.rowcount == 1
+
+    def snooze(self, closing: Closing, seconds: float, *, attempt: bool) -> None:
+        """Come again later: the platform is still at work, or did not answer (an attempt)."""
+        with self._ledger.transaction() as db:
+            db.execute(
+                "update penstock.lane set close_lease = null, close_holder = null, "
+                "close_tries = case when %s then close_tries + 1 else 0 end, "
+                "close_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s and state = 'open' and close_holder = %s",
+                (attempt, seconds, closing.job_id, closing.lane, closing.holder),
+            )
+
+    def close(self, closing: Closing, outcome: LaneOutcome) -> dict[str, Any] | None:
+        """Write the lane's outcome; where it was written before, that one stands. None where the
+        closing is another's by now, or void because the stream has started over.
+        """
+        with self._ledger.transaction() as db:
+            lock_job(db, closing.job_id)
+            lost = outcome.lost_to
+            reason = (
+                outcome.error
+                or closing.error
+                or ("cancelled" if closing.cancelled else "not completed")
+            )
+            if lost is not None:
+                if lost not in ("failed", "skipped", "rejected"):
+                    raise ValueError(f"rows cannot be lost to {lost!r}")
+                db.execute(
+                    f"update penstock.lane set {lost} = {lost} + accepted, accepted = 0, "  # noqa: S608 - one of three
+                    "reasons = case when accepted = 0 then reasons else penstock.add_counts("
+                    "reasons, jsonb_build_object(%s::text, accepted)) end "
+                    "where job_id = %s and lane = %s and state = 'open' and close_holder = %s",
+                    (reason, closing.job_id, closing.lane, closing.holder),
+                )
+            row = db.execute(
+                """
+                update penstock.lane set
+                    state = coalesce(%(state)s, case
+                        when %(cancelled)s then 'cancelled'
+                        when coalesce(%(error)s, error) is not null or failed > 0 then 'failed'
+                        when rejected > 0 and accepted = 0 then 'failed'
+                        when rejected > 0 then 'rejected_some'
+                        else 'succeeded' end),
+                    error = coalesce(%(error)s, error, case
+                        when failed > 0
+                            then failed || ' rows could not be delivered; see the reasons.'
+                        when rejected > 0 and accepted = 0
+                            then 'The platform rejected every row; see the reasons.' end),
+                    artifacts = %(artifacts)s, details = details || %(details)s,
+                    memo = '{}', abandoned = '[]', close_lease = null, close_at = null,
+                    ended_at = clock_timestamp()
+                where job_id = %(job)s and lane = %(lane)s and state = 'open'
+                  and close_holder = %(holder)s
+                returning *
+                """,
+                {
+                    "state": outcome.state,
+                    "cancelled": closing.cancelled,
+                    "error": outcome.error,
+                    "artifacts": Jsonb([a.wire() for a in outcome.artifacts]),
+                    "details": Jsonb(outcome.details),
+                    "job": closing.job_id,
+                    "lane": closing.lane,
+                    "holder": closing.holder,
+                },
+            ).fetchone()
+            if row is None:
+                row = db.execute(
+                    "select * from penstock.lane where job_id = %s and lane = %s",
+                    (closing.job_id, closing.lane),
+                ).fetchone()
+            return None if row is None or row["state"] == "open" else _outcome(row)
+
+
+def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+    """What the closing task returns into the chord: figures alone, for the link is a secret."""
+    return {
+        k: row[k] for k in ("lane", "state", "rows", "accepted", "rejected", "skipped", "failed")
+    }

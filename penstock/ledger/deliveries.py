@@ -1,0 +1,316 @@
+"""Verbs of the uploaders: take a batch for a lane, and settle it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from penstock.contract import S3, Batch, JobSpec, Tally
+from penstock.ledger.base import Connection, Ledger, Next, after_settling, lock_job, spec_of
+from penstock.ledger.restarts import reread
+from penstock.ledger.unsent import fail_lane
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to send one batch for one lane, until the lease ends."""
+
+    batch: Batch
+    holder: str
+    spec: JobSpec
+    kind: str
+    view: str
+    rows: int
+    epoch: int
+    #: `pending`, or `ready` for a file lane's batch whose piece waits for its part.
+    state: str
+    tries: int
+    #: What of the batch was sent before, as the platform's module left it.
+    progress: dict[str, Any]
+    #: Ids the platform gave for the lane.
+    memo: dict[str, Any]
+    columns: list[str]
+
+
+class Deliveries:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def claim(self, batch: Batch, holder: str) -> Claim | Next | None:
+        """None: settled, void, not yet due, or another sends it. A Next: it was given up."""
+        policy = self._ledger.policy
+        with self._ledger.transaction() as db:
+            job = _open_job(db, batch)
+            if job is None or job["cancelling"]:
+                return None
+            row = db.execute(_DELIVERY, (batch.job_id, batch.lane, batch.seq)).fetchone()
+            if row is None or row["state"] == "settled" or row["lane_state"] != "open":
+                return None
+            if row["leased"]:
+                return None
+            if row["waits"] is not None:
+                # The platform asked this lane to wait: the sweep publishes when that is over.
+                _set(db, batch, "due_at = %s, deferred = false", row["waits"])
+                return None
+            if row["serial"] and row["busy"]:
+                # Whoever sends for this lane now takes this one up at its settle.
+                _set(db, batch, "deferred = true")
+                return None
+            crashes = row["crashes"] + (row["holder"] is not None)
+            if row["state"] == "ready":
+                return _claim(batch, holder, job, row)  # its part has a lease of its own
+            if crashes > policy.max_crashes:
+                if row["view"] == S3.view:
+                    # A file with a hole is no file.
+                    return _fail_lane(
+                        db, job, batch, f"The worker died {crashes} times on one batch of the file."
+                    )
+                lost = _lost(row["rows"], f"the worker died {crashes} times on it")
+                return _settle(db, job, batch, row, lost)
+            _set(
+                db, batch, "holder = %s, crashes = %s, deferred = false, "
+                "lease_until = clock_timestamp() + %s * interval '1 second', "
+                "due_at = clock_timestamp() + %s * interval '1 second'",
+                holder, crashes, policy.lease_seconds, policy.lease_seconds,
+            )  # fmt: skip
+            return _claim(batch, holder, job, row)
+
+    def renew(self, claim: Claim, progress: dict[str, Any] | None = None) -> bool:
+        """False: the lease is another's now; stop before the next request."""
+        batch, policy = claim.batch, self._ledger.policy
+        with self._ledger.transaction() as db:
+            done = db.execute(
+                "update penstock.delivery set progress = coalesce(%s, progress), "
+                "lease_until = clock_timestamp() + %s * interval '1 second', "
+                "due_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s and seq = %s and holder = %s "
+                "and state <> 'settled'",
+                (Jsonb(progress) if progress is not None else None, policy.lease_seconds,
+                 policy.lease_seconds, batch.job_id, batch.lane, batch.seq, claim.holder),
+            )  # fmt: skip
+            return done.rowcount == 1
+
+    def snooze(
+        self, claim: Claim, seconds: float, progress: dict[str, Any], *, tries: int, throttled: bool
+    ) -> None:
+        """Give the batch back until later. A platform that asks to slow down means the lane."""
+        batch = claim.batch
+        with self._ledger.transaction() as db:
+            if _open_job(db, batch) is None:
+                return
+            db.execute(
+                "update penstock.delivery set holder = null, lease_until = null, progress = %s, "
+                "tries = %s, published = 0, due_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s and seq = %s and holder = %s",
+                (Jsonb(progress), tries, seconds, batch.job_id, batch.lane, batch.seq,
+                 claim.holder),
+            )  # fmt: skip
+            if throttled:
+                db.execute(
+                    "update penstock.lane set not_before = greatest(not_before, "
+                    "clock_timestamp() + %s * interval '1 second') where job_id = %s and lane = %s",
+                    (seconds, batch.job_id, batch.lane),
+                )
+
+    def remember(self, claim: Claim, memo: dict[str, Any]) -> dict[str, Any] | None:
+        """Keep ids for the lane; the first of two wins, and both get the winner's. None where the
+        lane wants none any more.
+        """
+        batch = claim.batch
+        with self._ledger.transaction() as db:
+            if _open_job(db, batch) is None:
+                return None
+            row = db.execute(
+                "update penstock.lane set memo = %s || memo where job_id = %s and lane = %s "
+                "returning memo",
+                (Jsonb(memo), batch.job_id, batch.lane),
+            ).fetchone()
+            return row["memo"] if row else None
+
+    def settle(self, claim: Claim, tally: Tally) -> Next | None:
+        """Count the batch for the lane; None where it was counted before. However often the work
+        was done, this happens once.
+        """
+        with self._ledger.transaction() as db:
+            job = _open_job(db, claim.batch)
+            if job is None:
+                return None
+            row = db.execute(
+                _DELIVERY, (claim.batch.job_id, claim.batch.lane, claim.batch.seq)
+            ).fetchone()
+            if row is None or row["state"] == "settled" or row["lane_state"] != "open":
+                return None
+            return _settle(db, job, claim.batch, row, tally)
+
+    def fail_lane(self, batch: Batch, error: str) -> Next:
+        """The platform's final no: the lane ends with this reason, the others go on; when all have
+        failed, the stream stops. Nothing happens where the batch has settled: then whoever says so
+        was overtaken, and the platform's no is an echo of the other's success.
+        """
+        with self._ledger.transaction() as db:
+            job = _open_job(db, batch)
+            if job is None:
+                return Next(batch.job_id)
+            row = db.execute(_DELIVERY, (batch.job_id, batch.lane, batch.seq)).fetchone()
+            if row is None or row["state"] == "settled":
+                return Next(batch.job_id)
+            return _fail_lane(db, job, batch, error)
+
+    def missing(self, claim: Claim) -> Next:
+        """Redis lost the payload: give the batch back until it has been read again."""
+        batch = claim.batch
+        with self._ledger.transaction() as db:
+            job = _open_job(db, batch)
+            if job is None:
+                return Next(batch.job_id)
+            db.execute(
+                # What was put off before is not any more: a refill is taken up at once. And from
+                # its first row on: read again, the batch may be cut elsewhere.
+                "update penstock.delivery set holder = null, lease_until = null, progress = null, "
+                "published = greatest(published, 1), "
+                "due_at = clock_timestamp() + %s * interval '1 second' "
+                "where job_id = %s and lane = %s and seq = %s and holder = %s",
+                (self._ledger.policy.grace_seconds, batch.job_id, batch.lane, batch.seq,
+                 claim.holder),
+            )  # fmt: skip
+            return reread(self._ledger, db, job, [batch.seq])
+
+
+_DELIVERY = """
+    select d.*, l.kind, l.view, l.serial, l.memo, l.state as lane_state, b.rows, b.epoch,
+           d.lease_until > clock_timestamp() as leased,
+           greatest(case when d.published = 0 and d.due_at > clock_timestamp()
+                         then d.due_at end,
+                    case when l.not_before > clock_timestamp() then l.not_before end) as waits,
+           exists (select 1 from penstock.delivery as o
+                   where o.job_id = d.job_id and o.lane = d.lane and o.seq <> d.seq
+                     and o.state <> 'settled' and o.lease_until > clock_timestamp()) as busy
+    from penstock.delivery as d
+    join penstock.lane as l using (job_id, lane)
+    join penstock.batch as b using (job_id, seq)
+    where d.job_id = %s and d.lane = %s and d.seq = %s
+    for update of d
+"""
+
+
+def _claim(batch: Batch, holder: str, job: dict[str, Any], row: dict[str, Any]) -> Claim:
+    return Claim(
+        batch, holder, spec_of(job), row["kind"], row["view"], row["rows"],
+        row["epoch"], row["state"], row["tries"], row["progress"] or {}, row["memo"],
+        job["columns"] or [],
+    )  # fmt: skip
+
+
+def _open_job(db: Connection, batch: Batch) -> dict[str, Any] | None:
+    """The locked job, where the message still speaks of what is going on."""
+    job = lock_job(db, batch.job_id)
+    if job is None or job["state"] != "running" or job["generation"] != batch.generation:
+        return None
+    return job
+
+
+def _set(db: Connection, batch: Batch, what: str, *values: Any) -> None:
+    db.execute(
+        f"update penstock.delivery set {what} "  # noqa: S608 - `what` is from this module
+        "where job_id = %s and lane = %s and seq = %s",
+        (*values, batch.job_id, batch.lane, batch.seq),
+    )
+
+
+def _lost(rows: int, reason: str) -> Tally:
+    tally = Tally()
+    tally.count("failed", rows, reason)
+    return tally
+
+
+def _fail_lane(db: Connection, job: dict[str, Any], batch: Batch, error: str) -> Next:
+    fail_lane(db, batch.job_id, batch.lane, error)
+    left = db.execute(
+        "select 1 from penstock.lane where job_id = %s and state = 'open' and error is null",
+        (batch.job_id,),
+    ).fetchone()
+    if left is None and job["stream"] != "ended":
+        db.execute(
+            "update penstock.job set stream = 'ended', epoch = epoch + 1, "
+            "lease_until = null where job_id = %s",
+            (batch.job_id,),
+        )
+        job["stream"] = "ended"
+    todo = after_settling(db, job)
+    todo.drop = _unread(db, batch.job_id)
+    return todo
+
+
+def _settle(
+    db: Connection, job: dict[str, Any], batch: Batch, row: dict[str, Any], tally: Tally
+) -> Next:
+    count_rows(db, batch, row["rows"], tally)
+    _set(db, batch, "state = 'settled', lease_until = null, progress = null")
+    db.execute(
+        "update penstock.lane set settled = settled + 1, released = released + 1 "
+        "where job_id = %s and lane = %s",
+        (batch.job_id, batch.lane),
+    )
+    todo = after_settling(db, job)
+    if not _still_read(db, batch.job_id, batch.seq, row["view"]):
+        todo.drop.append((row["epoch"], batch.seq, row["view"]))
+    if row["serial"]:
+        waiting = db.execute(
+            "update penstock.delivery set deferred = false where (job_id, lane, seq) in ("
+            "select job_id, lane, seq from penstock.delivery where job_id = %s and lane = %s "
+            "and deferred and state = 'pending' order by seq limit 1) returning seq",
+            (batch.job_id, batch.lane),
+        ).fetchone()
+        if waiting:
+            todo.deliver.append((row["kind"], batch.lane, waiting["seq"], batch.generation))
+    return todo
+
+
+def count_rows(db: Connection, batch: Batch, rows: int, tally: Tally) -> None:
+    """Add a batch's figures to its lane's; the caller settles the batch in the same transaction."""
+    if tally.rows != rows or sum(tally.reasons.values()) != rows - tally.accepted:
+        raise ValueError(
+            f"the tally of batch {batch.seq} counts {tally.rows} rows where it has {rows}"
+        )
+    db.execute(
+        "update penstock.lane set accepted = accepted + %s, rejected = rejected + %s, "
+        "skipped = skipped + %s, failed = failed + %s, "
+        "reasons = penstock.add_counts(reasons, %s), unusable = penstock.add_counts(unusable, %s) "
+        "where job_id = %s and lane = %s",
+        (tally.accepted, tally.rejected, tally.skipped, tally.failed, Jsonb(tally.reasons),
+         Jsonb(tally.unusable), batch.job_id, batch.lane),
+    )  # fmt: skip
+
+
+def _still_read(db: Connection, job_id: str, seq: int, view: str) -> bool:
+    return (
+        db.execute(
+            "select 1 from penstock.delivery as d join penstock.lane as l using (job_id, lane) "
+            "where d.job_id = %s and d.seq = %s and l.view = %s and d.state = 'pending' limit 1",
+            (job_id, seq, view),
+        ).fetchone()
+        is not None
+    )
+
+
+def _unread(db: Connection, job_id: str) -> list[tuple[int, int, str]]:
+    """Payloads of batches in the window that no lane waits for: a failed lane leaves such."""
+    rows = db.execute(
+        """
+        select b.epoch, b.seq, v.view
+        from penstock.batch as b
+        cross join (select distinct view from penstock.lane where job_id = %(job)s) as v
+        where b.job_id = %(job)s
+          and b.seq >= (select min(l.released) from penstock.lane as l where l.job_id = %(job)s
+                        and l.state = 'open') - (select (spec->>'window')::int from penstock.job
+                                                 where job_id = %(job)s)
+          and not exists (select 1 from penstock.delivery as d join penstock.lane as l
+                          using (job_id, lane)
+                          where d.job_id = b.job_id and d.seq = b.seq and l.view = v.view
+                            and d.state = 'pending')
+        """,
+        {"job": job_id},
+    ).fetchall()
+    return [(r["epoch"], r["seq"], r["view"]) for r in rows]
