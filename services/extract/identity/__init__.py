@@ -1,0 +1,20 @@
+"""Raw identifiers to what a platform may see: its normal form of them, hashed, in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import pyarrow as pa
+
+from services.extract.identity import google, meta
+from services.extract.identity.member import Members, Rules
+
+__all__ = ["IDENTITIES", "USES", "Members", "Rules"]
+
+IDENTITIES: Final[dict[str, Callable[[pa.RecordBatch, Rules], Members]]] = {
+    "google": google.identify,
+    "meta": meta.identify,
+}
+# The columns of the contract that each can use.
+USES: Final[dict[str, tuple[str, ...]]] = {"google": google.COLUMNS, "meta": meta.COLUMNS}
