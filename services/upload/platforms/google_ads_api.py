@@ -1,0 +1,181 @@
+"""Google's SDK on one channel per connection, without what it would retry or log by itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.ads.googleads import oauth2
+from google.ads.googleads.interceptors import MetadataInterceptor
+from google.ads.googleads.v26.services.services.customer_service import CustomerServiceClient
+from google.ads.googleads.v26.services.services.customer_service.transports import (
+    CustomerServiceGrpcTransport,
+)
+from google.ads.googleads.v26.services.services.google_ads_service import GoogleAdsServiceClient
+from google.ads.googleads.v26.services.services.google_ads_service.transports import (
+    GoogleAdsServiceGrpcTransport,
+)
+from google.ads.googleads.v26.services.services.offline_user_data_job_service import (
+    OfflineUserDataJobServiceClient,
+)
+from google.ads.googleads.v26.services.services.offline_user_data_job_service.transports import (
+    OfflineUserDataJobServiceGrpcTransport,
+)
+from google.ads.googleads.v26.services.types import offline_user_data_job_service as messages
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+
+from penstock.connections import GoogleAdsConnection
+from services.runtime.verdicts import Fatal
+from services.upload.platforms.google_ads_errors import verdict_of
+
+ADD_SECONDS = 120.0
+CALL_SECONDS = 60.0
+_OPTIONS = (
+    ("grpc.max_metadata_size", 16 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # Left to itself a channel waits up to two minutes before it tries a lost server again.
+    ("grpc.max_reconnect_backoff_ms", 10_000),
+    # Some NATs forget a quiet connection after four minutes and drop what is then sent.
+    ("grpc.client_idle_timeout_ms", 180_000),
+)
+_TRANSPORTS = (
+    CustomerServiceGrpcTransport,
+    GoogleAdsServiceGrpcTransport,
+    OfflineUserDataJobServiceGrpcTransport,
+)
+# At DEBUG, which an operator can set by GOOGLE_SDK_PYTHON_LOGGING_SCOPE, these write whole requests
+# with hashes and developer token.
+for _transport in _TRANSPORTS:
+    logging.getLogger(_transport.__module__).disabled = True
+
+
+class GoogleAdsApi:
+    """The few calls that a Customer Match upload needs. Each raises verdicts alone. Thread-safe."""
+
+    def __init__(self, connection: GoogleAdsConnection, add_seconds: float = ADD_SECONDS) -> None:
+        self._add_seconds = add_seconds
+        # Only the interceptor that adds the tokens. The SDK's other two would log requests and turn
+        # some refusals into another kind of exception, leaving the rest.
+        channel = grpc.intercept_channel(
+            _channel(connection),
+            MetadataInterceptor(
+                connection.developer_token.get_secret_value(), _login(connection) or None
+            ),
+        )
+        self._customers = CustomerServiceClient(
+            transport=CustomerServiceGrpcTransport(channel=channel)
+        )
+        self._ads = GoogleAdsServiceClient(transport=GoogleAdsServiceGrpcTransport(channel=channel))
+        self._jobs = OfflineUserDataJobServiceClient(
+            transport=OfflineUserDataJobServiceGrpcTransport(channel=channel)
+        )
+
+    def search(self, customer_id: str, query: str) -> list[Any]:
+        request = {"customer_id": customer_id, "query": query}
+        with _verdicts():
+            return list(self._ads.search(request=request, retry=None, timeout=CALL_SECONDS))
+
+    def create_job(self, request: Any) -> str:
+        with _verdicts():
+            answer = self._jobs.create_offline_user_data_job(
+                request=request, retry=None, timeout=CALL_SECONDS
+            )
+        return str(answer.resource_name)
+
+    def add_operations(self, request: Any) -> Any:
+        """Takes the raw message and gives it: wrapped only where the SDK insists."""
+        wrapped = messages.AddOfflineUserDataJobOperationsRequest.wrap(request)
+        with _verdicts():
+            answer = self._jobs.add_offline_user_data_job_operations(
+                request=wrapped, retry=None, timeout=self._add_seconds
+            )
+        return messages.AddOfflineUserDataJobOperationsResponse.pb(answer)
+
+    def run_job(self, job: str) -> None:
+        with _verdicts():
+            self._jobs.run_offline_user_data_job(
+                request={"resource_name": job}, retry=None, timeout=CALL_SECONDS
+            )
+
+    def accessible_customers(self) -> int:
+        with _verdicts():
+            answer = self._customers.list_accessible_customers(
+                request={}, retry=None, timeout=CALL_SECONDS
+            )
+        return len(answer.resource_names)
+
+
+_apis: dict[tuple[int, GoogleAdsConnection], GoogleAdsApi] = {}
+_lock = threading.Lock()
+
+
+def api_of(connection: GoogleAdsConnection) -> GoogleAdsApi:
+    # By process too: a channel does not survive a fork.
+    key = (os.getpid(), connection)
+    with _lock:
+        known = _apis.get(key)
+    if known is not None:
+        return known
+    # Signing in takes a call: outside the lock, or one connection would hold up the others.
+    made = GoogleAdsApi(connection)
+    with _lock:
+        return _apis.setdefault(key, made)
+
+
+def check(connection: GoogleAdsConnection) -> str:
+    login = _login(connection)
+    if login:
+        api_of(connection).search(login, "SELECT customer.id FROM customer LIMIT 1")
+        return f"Google Ads answers for account {login}."
+    count = api_of(connection).accessible_customers()
+    return f"Google Ads answers; the credentials reach {count} accounts."
+
+
+def _login(connection: GoogleAdsConnection) -> str:
+    return (connection.login_customer_id or "").replace("-", "")
+
+
+def _channel(connection: GoogleAdsConnection) -> grpc.Channel:
+    host = connection.endpoint or GoogleAdsServiceClient.DEFAULT_ENDPOINT
+    if connection.insecure:
+        return grpc.insecure_channel(host, options=_OPTIONS)
+    return OfflineUserDataJobServiceGrpcTransport.create_channel(
+        host=host, credentials=_credentials(connection), options=_OPTIONS
+    )
+
+
+def _credentials(connection: GoogleAdsConnection) -> Any:
+    """Signed in once here, so that a refusal shows as what it is; the channel renews them."""
+    given: dict[str, Any] = {
+        "client_id": connection.client_id,
+        "client_secret": _secret(connection.client_secret),
+        "refresh_token": _secret(connection.refresh_token),
+        "json_key_file_path": connection.json_key_file_path,
+        "impersonated_email": connection.impersonated_email,
+    }
+    try:
+        return oauth2.get_credentials({k: v for k, v in given.items() if v is not None})
+    except OSError as exc:
+        raise Fatal(f"`json_key_file_path` cannot be read: {exc.strerror}.") from None
+    except ValueError:
+        raise Fatal("`json_key_file_path` is not the key of a service account.") from None
+    except GoogleAuthError as exc:
+        raise verdict_of(exc) from None
+
+
+def _secret(value: Any) -> str | None:
+    return None if value is None else str(value.get_secret_value())
+
+
+@contextmanager
+def _verdicts() -> Iterator[None]:
+    try:
+        yield
+    except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as exc:
+        raise verdict_of(exc) from None
