@@ -1,0 +1,188 @@
+"""The gRPC server: checks the caller's metadata, lets faults act, counts and answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.ads.googleads.v26.services.types import google_ads_service
+from google.ads.googleads.v26.services.types import offline_user_data_job_service as job_service
+from google.longrunning import operations_pb2
+
+from sandbox.calls import Calls
+from sandbox.faults import Faults
+from sandbox.google_ads.book import Book
+from sandbox.google_ads.failures import FAILURE_TRAILER, Refused, refused
+from sandbox.google_ads.jobs import JobService, require_customer
+from sandbox.google_ads.mishap import FAULT_NAMES, Mishap
+from sandbox.google_ads.search import search
+
+JOB_SERVICE = "google.ads.googleads.v26.services.OfflineUserDataJobService"
+SEARCH_SERVICE = "google.ads.googleads.v26.services.GoogleAdsService"
+METHODS = ("create", "add", "run", "search")
+MESSAGE_BYTES = 64 * 1024 * 1024
+# A call that hangs keeps its thread, so there must be more of these than any test hangs.
+THREADS = 64
+
+SearchResponse: Any = google_ads_service.SearchGoogleAdsResponse.pb()
+StreamResponse: Any = google_ads_service.SearchGoogleAdsStreamResponse.pb()
+
+Work = Callable[[Any, Mishap, str], Any]
+
+
+class GoogleAdsServer:
+    """The platform behind the control port, and the gRPC port of it."""
+
+    def __init__(self, book: Book, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.book = book
+        self.faults = Faults(FAULT_NAMES, METHODS)
+        self.calls = Calls()
+        self._jobs = JobService(book)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="google-ads")
+        self._server = grpc.server(
+            self._threads,
+            handlers=[self._job_handlers(), self._search_handlers()],
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MESSAGE_BYTES),
+                # Or a second sandbox on the same port would quietly get half of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        """End at once what still runs; a call that hangs ends too."""
+        self._server.stop(grace=0).wait()
+        self._threads.shutdown()
+
+    def members(self, audience_id: str) -> Iterable[str]:
+        return self.book.keys_of(audience_id)
+
+    def member_count(self, audience_id: str) -> int:
+        return len(self.book.user_list(audience_id).members)
+
+    def state(self) -> Mapping[str, Any]:
+        return self.book.state()
+
+    def reset(self) -> None:
+        self.book.reset()
+
+    def add_audience(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        customer_id = str(body.get("customer_id", ""))
+        list_id = body.get("user_list_id")
+        user_list = self.book.add_user_list(
+            customer_id,
+            None if list_id is None else str(list_id),
+            str(body.get("name", f"List {list_id}")),
+        )
+        return {
+            "customer_id": user_list.customer_id,
+            "user_list_id": user_list.id,
+            "name": user_list.name,
+            "resource_name": user_list.resource_name,
+        }
+
+    def change_settings(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        unknown = body.keys() - {"processing"}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        if "processing" in body:
+            self.book.processing = float(body["processing"])
+        return {"processing": self.book.processing}
+
+    def _job_handlers(self) -> grpc.GenericRpcHandler:
+        create = job_service.CreateOfflineUserDataJobRequest.pb()
+        add = job_service.AddOfflineUserDataJobOperationsRequest.pb()
+        run = job_service.RunOfflineUserDataJobRequest.pb()
+        operation = operations_pb2.Operation
+        jobs = self._jobs
+        return grpc.method_handlers_generic_handler(
+            JOB_SERVICE,
+            {
+                "CreateOfflineUserDataJob": self._unary("create", create, jobs.create),
+                "AddOfflineUserDataJobOperations": self._unary("add", add, jobs.add),
+                "RunOfflineUserDataJob": self._unary("run", run, jobs.run, operation),
+            },
+        )
+
+    def _search_handlers(self) -> grpc.GenericRpcHandler:
+        stream = google_ads_service.SearchGoogleAdsStreamRequest.pb()
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield self._call("search", self._search_stream, request, context)
+
+        return grpc.method_handlers_generic_handler(
+            SEARCH_SERVICE,
+            {
+                "Search": self._unary(
+                    "search", google_ads_service.SearchGoogleAdsRequest.pb(), self._search
+                ),
+                "SearchStream": grpc.unary_stream_rpc_method_handler(
+                    answer, stream.FromString, StreamResponse.SerializeToString
+                ),
+            },
+        )
+
+    def _search(self, request: Any, mishap: Mishap, _: str) -> Any:
+        require_customer(self.book, request.customer_id)
+        mishap.before()
+        rows, mask = search(self.book, request.customer_id, request.query)
+        mishap.after()
+        return SearchResponse(results=rows, field_mask=mask, total_results_count=len(rows))
+
+    def _search_stream(self, request: Any, mishap: Mishap, request_id: str) -> Any:
+        found = self._search(request, mishap, request_id)
+        return StreamResponse(
+            results=found.results, field_mask=found.field_mask, request_id=request_id
+        )
+
+    def _unary(
+        self, method: str, request: Any, work: Work, response: Any = None
+    ) -> grpc.RpcMethodHandler:
+        def answer(message: Any, context: grpc.ServicerContext) -> Any:
+            return self._call(method, work, message, context)
+
+        serialize = response.SerializeToString if response else _serialize
+        return grpc.unary_unary_rpc_method_handler(answer, request.FromString, serialize)
+
+    def _call(self, method: str, work: Work, request: Any, context: grpc.ServicerContext) -> Any:
+        request_id = secrets.token_urlsafe(16)
+        trailers: list[tuple[str, str | bytes]] = [("request-id", request_id)]
+        try:
+            _check_caller(dict(context.invocation_metadata()))
+            answer = work(request, Mishap(self.faults.take(method), context), request_id)
+        except Refused as no:
+            self.calls.record(method, no.name)
+            if no.failure is not None:
+                no.failure.request_id = request_id
+                trailers.append((FAILURE_TRAILER, no.failure.SerializeToString()))
+                context.set_trailing_metadata(tuple(trailers))
+            context.abort(no.status, no.details)
+        self.calls.record(method)
+        context.set_trailing_metadata(tuple(trailers))
+        return answer
+
+
+def _serialize(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+def _check_caller(metadata: Mapping[str, str | bytes]) -> None:
+    if metadata.get("authorization") == "Bearer bad":
+        raise refused("authentication_error.OAUTH_TOKEN_INVALID", "The token is not valid.")
+    if not metadata.get("developer-token"):
+        raise refused(
+            "request_error.DEVELOPER_TOKEN_PARAMETER_MISSING", "The developer token is missing."
+        )
+    login = str(metadata.get("login-customer-id", "0"))
+    if not (login.isascii() and login.isdigit()):
+        raise refused(
+            "header_error.INVALID_LOGIN_CUSTOMER_ID", "The login customer id is digits alone."
+        )
