@@ -24,6 +24,10 @@ def batch(*rows: dict[str, str | None]) -> pa.RecordBatch:
     )
 
 
+def identified(members):
+    return members.batch.drop_columns(["row"]).to_pylist()
+
+
 def sha(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
@@ -113,7 +117,7 @@ def test_an_address_is_set_whole_or_not_at_all():
         batch(mail | ANNA, mail | ANNA | {"last_name": " "}, ANNA, ANNA | {"country": None}),
         Rules(),
     )
-    assert made.batch.schema.names == list(COLUMNS[:1] + COLUMNS[2:])
+    assert made.batch.schema.names == [*COLUMNS[:1], *COLUMNS[2:], "row"]
     whole = {
         "first_name": sha("anna"),
         "last_name": sha("lee"),
@@ -121,7 +125,7 @@ def test_an_address_is_set_whole_or_not_at_all():
         "postal_code": "94035",
     }
     nothing = dict.fromkeys(whole)
-    assert made.batch.to_pylist() == [
+    assert identified(made) == [
         {"email": sha("anna@example.com")} | whole,
         {"email": sha("anna@example.com")} | nothing,
         {"email": None} | whole,
@@ -150,7 +154,7 @@ def test_a_country_that_is_none_is_told_and_the_default_does_not_hide_it():
 
 def test_names_without_the_rest_of_an_address_make_no_columns():
     made = identify(batch({"first_name": "Anna", "last_name": "Lee", "email": "a@b.cd"}), Rules())
-    assert made.batch.schema.names == ["email"]
+    assert made.batch.schema.names == ["email", "row"]
 
 
 def test_null_and_blank_are_alike_and_not_unusable():
@@ -208,7 +212,7 @@ def test_no_columns_of_use_leave_every_row_out():
 def test_a_slice_of_a_batch_and_an_empty_one_read_as_their_own_rows():
     rows = batch(ANNA | {"email": "a@b.cd"}, ANNA | {"phone": "650 555 1212"}, {"email": "x"})
     made = identify(rows.slice(1), Rules(prehashed=frozenset({"email"})))
-    assert made.batch.to_pylist() == [
+    assert identified(made) == [
         {
             "email": None,
             "phone": sha("+16505551212"),
@@ -224,9 +228,36 @@ def test_a_slice_of_a_batch_and_an_empty_one_read_as_their_own_rows():
     assert none.batch.schema == made.batch.schema
 
 
+def test_a_list_of_crm_ids_takes_the_advertisers_own_ids_in_clear():
+    rows = pa.record_batch({"external_id": pa.array([" Id-42 ", "", None, "7"])})
+    made = IDENTITIES["google_crm"](rows, Rules(consent="granted"))
+    assert made.batch.to_pylist() == [
+        {"external_id": "Id-42", "row": 0, "consent": 4},
+        {"external_id": "7", "row": 3, "consent": 4},
+    ]
+    assert made.skipped == {"no usable identifier": 2}
+
+
+def test_a_list_of_phones_takes_advertising_ids_in_clear():
+    known = "AECE52E7-03EE-455A-B3C4-E57283966239"
+    written = [known, f" {known.lower()} ", "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+               known.replace("-", ""), sha(known).hex(), None]  # fmt: skip
+    made = IDENTITIES["google_mobile"](
+        pa.record_batch({"mobile_ad_id": pa.array(written)}), Rules()
+    )
+    assert made.batch.to_pylist() == [
+        {"mobile_ad_id": known.lower(), "row": 0},
+        {"mobile_ad_id": known.lower(), "row": 1},
+    ]
+    assert made.unusable == {"mobile_ad_id: not an advertising id": 3}
+    assert made.skipped == {"no usable identifier": 4}
+
+
 def test_the_registry_names_both_platforms():
     assert IDENTITIES["google"] is identify
     assert USES["google"] == COLUMNS
+    assert USES["google_crm"] == ("external_id",)
+    assert USES["google_mobile"] == ("mobile_ad_id",)
     assert set(IDENTITIES) == set(USES)
 
 
@@ -255,7 +286,7 @@ def test_any_text_makes_whole_digests_and_every_row_is_accounted_for(rows, rules
     assert all(count > 0 for count in (made.skipped | made.unusable).values())
     for column in {"email", "phone", "first_name", "last_name"} & set(made.batch.schema.names):
         assert made.batch.schema.field(column).type == pa.binary(32)
-    for row in made.batch.to_pylist():
+    for row in identified(made):
         address = {row.get(name) is None for name in COLUMNS[2:]}
         assert len(address) == 1
         assert row.get("email") or row.get("phone") or address == {False}
@@ -266,9 +297,15 @@ def test_any_text_makes_whole_digests_and_every_row_is_accounted_for(rows, rules
 def test_neighbours_change_nothing(rows, rules):
     together = identify(batch(*rows), rules)
     alone = [identify(batch(row), rules) for row in rows]
-    assert together.batch.to_pylist() == [row for one in alone for row in one.batch.to_pylist()]
+    assert identified(together) == [row for one in alone for row in identified(one)]
     reasons = {reason for one in alone for reason in one.unusable}
     assert together.unusable == {r: sum(one.unusable.get(r, 0) for one in alone) for r in reasons}
+    assert together.batch["row"].to_pylist() == [
+        place for place, one in enumerate(alone) if one.batch.num_rows
+    ]
+    assert together.rejects == [
+        (place, *told) for place, one in enumerate(alone) for _, *told in one.rejects
+    ]
 
 
 @patient
@@ -284,5 +321,5 @@ def test_null_and_empty_are_alike_anywhere(rows, rules):
     empty = [{name: value or "" for name, value in row.items()} for row in rows]
     nulls = [{name: value or None for name, value in row.items()} for row in rows]
     one, other = identify(batch(*empty), rules), identify(batch(*nulls), rules)
-    assert one.batch.to_pylist() == other.batch.to_pylist()
+    assert identified(one) == identified(other)
     assert (one.skipped, one.unusable) == (other.skipped, other.unusable)

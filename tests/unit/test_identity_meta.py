@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -8,9 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.extract.identity import IDENTITIES, USES, Rules
-from services.extract.identity.meta import COLUMNS, city, email, identify, name, postal_code
+from services.extract.identity.meta import (
+    COLUMNS,
+    city,
+    email,
+    gender,
+    identify,
+    name,
+    postal_code,
+    state,
+)
 
-HASHED = COLUMNS[:-1]
+TEXTS = ("external_id", "mobile_ad_id")
+PHONE_ID = "aece52e7-03ee-455a-b3c4-e57283966239"
 
 
 # A shared machine may be slow; only wrong answers count.
@@ -22,6 +33,10 @@ def batch(*rows: dict[str, str | None]) -> pa.RecordBatch:
     return pa.record_batch(
         {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
     )
+
+
+def identified(members):
+    return members.batch.drop_columns(["row"]).to_pylist()
 
 
 def sha(text: str) -> bytes:
@@ -152,12 +167,18 @@ def test_postal_codes_follow_their_country(value, country, normal):
         ({"email": "mary@example.com"}, True),
         ({"phone": "+16505551212"}, True),
         ({"external_id": "42"}, True),
+        ({"mobile_ad_id": PHONE_ID}, True),
         ({"first_name": "Mary", "last_name": "Lee", "city": "Paris"}, True),
         ({"first_name": "Mary", "last_name": "Lee", "postal_code": "75015"}, True),
         ({"first_name": "Mary", "last_name": "Lee", "country": "FR"}, False),
+        (
+            {"first_name": "Mary", "last_name": "Lee", "state": "CA", "gender": "f"}
+            | {"date_of_birth": "1980-05-17"},
+            False,
+        ),
         ({"first_name": "Mary", "last_name": "Lee"}, False),
         ({"first_name": "Mary", "city": "Paris", "postal_code": "75015", "country": "FR"}, False),
-        ({"email": "mary", "phone": "12", "external_id": " "}, False),
+        ({"email": "mary", "phone": "12", "external_id": " ", "mobile_ad_id": "1"}, False),
     ],
 )
 def test_what_makes_a_row_usable(row, usable):
@@ -166,21 +187,104 @@ def test_what_makes_a_row_usable(row, usable):
     assert made.skipped == ({} if usable else {"no usable identifier": 1})
 
 
-def test_all_columns_in_their_order_with_the_external_id_in_clear():
+def test_all_columns_in_their_order_with_ids_in_clear():
     row = {
         "email": "Mary@Example.com",
         "phone": "06 12 34 56 78",
         "first_name": "Mary",
         "last_name": "Lee",
         "city": "Saint-Denis",
+        "state": "Île-de-France",
         "postal_code": "93 200",
         "country": "fr",
+        "gender": "Female",
+        "date_of_birth": "1980-05-07",
         "external_id": " Id-42 ",
+        "mobile_ad_id": PHONE_ID.upper(),
     }
     made = identify(batch(row).select(list(reversed(COLUMNS))), Rules())
-    assert made.batch.schema.names == list(COLUMNS)
-    normal = ["mary@example.com", "33612345678", "mary", "lee", "saintdenis", "93200", "fr"]
-    assert list(made.batch.to_pylist()[0].values()) == [*map(sha, normal), "Id-42"]
+    want = dict.fromkeys(COLUMNS) | {
+        "email": "mary@example.com",
+        "phone": "33612345678",
+        "first_name": "mary",
+        "last_name": "lee",
+        "city": "saintdenis",
+        "state": "îledefrance",
+        "postal_code": "93200",
+        "country": "fr",
+        "gender": "f",
+    }
+    before, after = COLUMNS[: COLUMNS.index("date_of_birth")], TEXTS
+    birth = {"birth_year": "1980", "birth_month": "05", "birth_day": "07"}
+    assert made.batch.schema.names == [*before, *birth, *after, "row"]
+    hashed = {name: sha(want[name]) for name in before} | {n: sha(v) for n, v in birth.items()}
+    clear = {"external_id": "Id-42", "mobile_ad_id": PHONE_ID}
+    assert identified(made) == [hashed | clear]
+
+
+@pytest.mark.parametrize(
+    ("value", "country", "normal"),
+    [
+        ("CA", "US", "ca"),
+        ("California", "US", "ca"),
+        ("new  york", "US", "ny"),
+        ("N.Y.", "US", "ny"),
+        ("Washington, D.C.", "US", "dc"),
+        ("U.S. Virgin Islands", "US", "vi"),
+        ("Bavaria", "US", None),
+        ("XX", "US", None),
+        ("California", "MX", "california"),
+        ("California", None, "california"),
+        ("Baden-Württemberg", "DE", "badenwürttemberg"),
+        ("75", "FR", None),
+    ],
+)
+def test_states_are_codes_in_the_united_states_and_letters_elsewhere(value, country, normal):
+    states = state(pa.array([value]), pa.array([country], pa.string()))
+    assert states.to_pylist() == [normal]
+
+
+def test_states_where_no_row_has_a_country():
+    assert state(pa.array(["California", None]), None).to_pylist() == ["california", None]
+
+
+def test_genders_are_what_is_sure():
+    written = ["m", "F", "Male", "FEMALE", "w", "x", "divers", "1", None]
+    assert gender(pa.array(written)).to_pylist() == ["m", "f", "m", "f", "f", *[None] * 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        ("1980-05-17", ("1980", "05", "17")),
+        ("2000-02-29", ("2000", "02", "29")),
+        ("1980-05-17 00:00:00", ("1980", "05", "17")),
+        ("1980-05-17 23:59:59.123+02", ("1980", "05", "17")),
+        ("1980-05-17T00:00:00Z", ("1980", "05", "17")),
+        ("1900-01-01", ("1900", "01", "01")),
+        ("1899-12-31", None),
+        ("2999-01-01", None),
+        ("1981-02-29", None),
+        ("1980-04-31", None),
+        ("1980-13-01", None),
+        ("1980-00-10", None),
+        ("1980-5-17", None),
+        ("17.05.1980", None),
+        ("05/17/1980", None),
+        ("1980-05-17 or so", None),
+        ("1980-05-17\n", ("1980", "05", "17")),
+        ("infinity", None),
+        (" ", None),
+    ],
+)
+def test_a_date_of_birth_is_hashed_in_its_parts(value, parts):
+    made = identify(batch({"external_id": "1", "date_of_birth": value}), Rules())
+    found = identified(made)[0]
+    names = ("birth_year", "birth_month", "birth_day")
+    want = (None,) * 3 if parts is None else tuple(map(sha, parts))
+    assert tuple(found[n] for n in names) == want
+    told = {"date_of_birth: not an ISO date since 1900": 1}
+    assert made.unusable == ({} if parts or not value.strip() else told)
 
 
 def test_the_default_country_stands_in_for_rows_that_name_none():
@@ -199,10 +303,10 @@ def test_prehashed_columns_take_hashes_as_they_are():
         "country": sha("fr").hex(),
         "external_id": "7",
     }
-    rules = Rules(prehashed=frozenset(HASHED))
+    rules = Rules(prehashed=frozenset(COLUMNS))
     made = identify(batch(row), rules)
     assert made.unusable == {}
-    assert made.batch.to_pylist() == [
+    assert identified(made) == [
         {
             "email": sha("mary@example.com"),
             "phone": sha("16505551212"),
@@ -218,7 +322,7 @@ def test_a_hashed_country_leaves_the_phone_to_the_default():
     row = {"phone": "650 555 1212", "country": sha("us").hex()}
     rules = Rules(default_country="US", prehashed=frozenset({"country"}))
     made = identify(batch(row), rules)
-    assert made.batch.to_pylist() == [{"phone": sha("16505551212"), "country": sha("us")}]
+    assert identified(made) == [{"phone": sha("16505551212"), "country": sha("us")}]
 
 
 def test_unusable_values_are_counted_by_column_and_reason():
@@ -228,9 +332,13 @@ def test_unusable_values_are_counted_by_column_and_reason():
         "first_name": "?",
         "last_name": "!",
         "city": "1",
+        "state": "?",
         "postal_code": "--",
         "country": "France",
+        "gender": "?",
+        "date_of_birth": "?",
         "external_id": "1",
+        "mobile_ad_id": "?",
     }
     made = identify(batch(row, dict.fromkeys(row, "") | {"external_id": "2"}), Rules())
     assert made.batch.num_rows == 2
@@ -240,8 +348,12 @@ def test_unusable_values_are_counted_by_column_and_reason():
         "first_name: no letters": 1,
         "last_name: no letters": 1,
         "city: no letters": 1,
+        "state: not a state": 1,
         "postal_code: not a postal code": 1,
         "country: not an ISO alpha-2 code": 1,
+        "gender: neither male nor female": 1,
+        "date_of_birth: not an ISO date since 1900": 1,
+        "mobile_ad_id: not an advertising id": 1,
     }
 
 
@@ -255,6 +367,7 @@ values = st.none() | st.one_of(
     st.text("aZ1.-' @\x00é정\u0301", max_size=10),
     st.emails(),
     st.sampled_from(["US", "gb", "Mary", "94035-1", "K1A 0B1", "0170 1234567", "F" * 64]),
+    st.sampled_from(["ca", "Texas", "m", "1980-02-29", "1981-02-29", PHONE_ID]),
 )
 rows = st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, values)), min_size=1, max_size=8)
 rules = st.builds(
@@ -273,7 +386,8 @@ def test_any_text_makes_whole_digests_and_every_row_is_accounted_for(rows, rules
     assert made.rows == len(rows) == made.batch.num_rows + sum(made.skipped.values())
     assert all(count > 0 for count in (made.skipped | made.unusable).values())
     for column in made.batch.schema:
-        assert column.type == (pa.string() if column.name == "external_id" else pa.binary(32))
+        clear = pa.uint32() if column.name == "row" else pa.string()
+        assert column.type == (clear if column.name in (*TEXTS, "row") else pa.binary(32))
 
 
 @patient
@@ -281,9 +395,15 @@ def test_any_text_makes_whole_digests_and_every_row_is_accounted_for(rows, rules
 def test_neighbours_change_nothing(rows, rules):
     together = identify(batch(*rows), rules)
     alone = [identify(batch(row), rules) for row in rows]
-    assert together.batch.to_pylist() == [row for one in alone for row in one.batch.to_pylist()]
+    assert identified(together) == [row for one in alone for row in identified(one)]
     reasons = {reason for one in alone for reason in one.unusable}
     assert together.unusable == {r: sum(one.unusable.get(r, 0) for one in alone) for r in reasons}
+    assert together.batch["row"].to_pylist() == [
+        place for place, one in enumerate(alone) if one.batch.num_rows
+    ]
+    assert together.rejects == [
+        (place, *told) for place, one in enumerate(alone) for _, *told in one.rejects
+    ]
 
 
 @patient
@@ -291,7 +411,8 @@ def test_neighbours_change_nothing(rows, rules):
 def test_normal_forms_stay_as_they_are(values, country):
     column = pa.array(values, pa.string())
     places = pa.array([country] * len(values), pa.string())
-    for clean in (email, name, city, lambda codes: postal_code(codes, places)):
+    by_place = (partial(clean, countries=places) for clean in (postal_code, state))
+    for clean in (email, name, city, gender, *by_place):
         once = clean(column)
         assert clean(once).to_pylist() == once.to_pylist()
 
@@ -302,5 +423,5 @@ def test_null_and_empty_are_alike_anywhere(rows, rules):
     empty = [{name: value or "" for name, value in row.items()} for row in rows]
     nulls = [{name: value or None for name, value in row.items()} for row in rows]
     one, other = identify(batch(*empty), rules), identify(batch(*nulls), rules)
-    assert one.batch.to_pylist() == other.batch.to_pylist()
+    assert identified(one) == identified(other)
     assert (one.skipped, one.unusable) == (other.skipped, other.unusable)

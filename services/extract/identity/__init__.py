@@ -14,7 +14,14 @@ __all__ = ["IDENTITIES", "USES", "Members", "Rules"]
 
 IDENTITIES: Final[dict[str, Callable[[pa.RecordBatch, Rules], Members]]] = {
     "google": google.identify,
+    "google_crm": google.identify_crm,
+    "google_mobile": google.identify_mobile,
     "meta": meta.identify,
 }
-# The columns of the contract that each can use.
-USES: Final[dict[str, tuple[str, ...]]] = {"google": google.COLUMNS, "meta": meta.COLUMNS}
+# The identifiers of the contract that each can use. Consent is every view's.
+USES: Final[dict[str, tuple[str, ...]]] = {
+    "google": google.COLUMNS,
+    "google_crm": google.CRM_COLUMNS,
+    "google_mobile": google.MOBILE_COLUMNS,
+    "meta": meta.COLUMNS,
+}

@@ -14,6 +14,8 @@ from services.extract.identity.member import Members, Rules
 from services.extract.identity.text import lower, mended, null_where
 
 COLUMNS: Final = ("email", "phone", "first_name", "last_name", "country", "postal_code")
+CRM_COLUMNS: Final = ("external_id",)
+MOBILE_COLUMNS: Final = ("mobile_ad_id",)
 # Their mailboxes ignore dots and what follows a plus; other providers' do not.
 GMAIL: Final = ("@gmail.com", "@googlemail.com")
 
@@ -40,7 +42,21 @@ def identify(rows: pa.RecordBatch, rules: Rules) -> Members:
         partial = pc.invert(whole)
         columns |= {name: null_where(column, partial) for name, column in address.items()}
         usable = pc.or_(usable, whole)
-    return intake.members(columns, usable)
+    return intake.members(columns, usable, platform_takes_consent=True)
+
+
+def identify_crm(rows: pa.RecordBatch, rules: Rules) -> Members:
+    """Rows with an id of the advertiser's own, for a list of CRM_ID."""
+    intake = Intake(rows, rules)
+    ids = intake.text("external_id")
+    return intake.members({"external_id": ids}, intake.given(ids), platform_takes_consent=True)
+
+
+def identify_mobile(rows: pa.RecordBatch, rules: Rules) -> Members:
+    """Rows with a phone's advertising id, for a list of MOBILE_ADVERTISING_ID."""
+    intake = Intake(rows, rules)
+    ids = intake.mobile_ad_id()
+    return intake.members({"mobile_ad_id": ids}, intake.given(ids), platform_takes_consent=True)
 
 
 def email(values: pa.StringArray) -> pa.StringArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
@@ -10,7 +11,17 @@ import pyarrow.compute as pc
 from services.extract.identity.email import checked
 from services.extract.identity.intake import Intake
 from services.extract.identity.member import Members, Rules
-from services.extract.identity.text import BLANK, lower, matches, mended, null_where, without
+from services.extract.identity.regions import STATES
+from services.extract.identity.text import (
+    BLANK,
+    looked_up,
+    lower,
+    matches,
+    mended,
+    null_where,
+    over_distinct,
+    without,
+)
 
 COLUMNS: Final = (
     "email",
@@ -18,10 +29,19 @@ COLUMNS: Final = (
     "first_name",
     "last_name",
     "city",
+    "state",
     "postal_code",
     "country",
+    "gender",
+    "date_of_birth",
     "external_id",
+    "mobile_ad_id",
 )
+# "w" is what German and Dutch forms write.
+_GENDERS: Final = {
+    **dict.fromkeys(("m", "male", "man"), "m"),
+    **dict.fromkeys(("f", "female", "w", "woman"), "f"),
+}
 # Marks belong to the letters of many scripts, joiners to the spelling of some; digits to names
 # such as "John 3rd" but to no city.
 _NOT_IN_NAMES: Final = r"[^\p{L}\p{M}\p{N}\x{200c}\x{200d}]+"
@@ -32,8 +52,9 @@ _LETTER_OR_DIGIT: Final = r"[\p{L}\p{N}]"
 def identify(rows: pa.RecordBatch, rules: Rules) -> Members:
     """Rows by which Meta can tell one person from another.
 
-    An e-mail address, a phone or an external id does so alone. A first and a last name do only
-    with a city or a postal code beside them; a country narrows a match but never makes one.
+    An e-mail address, a phone, an external id or a mobile advertising id does so alone. A first and
+    a last name do only with a city or a postal code beside them; a state, a country, a gender and a
+    date of birth narrow a match but never make one.
     """
     intake = Intake(rows, rules)
     columns = {
@@ -42,16 +63,20 @@ def identify(rows: pa.RecordBatch, rules: Rules) -> Members:
         "first_name": intake.word("first_name", name),
         "last_name": intake.word("last_name", name),
         "city": intake.word("city", city),
-        "postal_code": intake.postal_code(postal_code),
+        "state": intake.place("state", "not a state", state),
+        "postal_code": intake.place("postal_code", "not a postal code", postal_code),
         "country": intake.country(),
+        "gender": intake.word("gender", gender, "neither male nor female"),
+        **intake.birth(),
         "external_id": intake.text("external_id"),
+        "mobile_ad_id": intake.mobile_ad_id(),
     }
     usable = intake.given(columns["first_name"], columns["last_name"])
     placed = pc.or_(intake.given(columns["city"]), intake.given(columns["postal_code"]))
     usable = pc.and_(usable, placed)
-    for alone in ("email", "phone", "external_id"):
+    for alone in ("email", "phone", "external_id", "mobile_ad_id"):
         usable = pc.or_(usable, intake.given(columns[alone]))
-    return intake.members(columns, usable)
+    return intake.members(columns, usable, platform_takes_consent=False)
 
 
 def email(values: pa.StringArray) -> pa.StringArray:
@@ -66,13 +91,31 @@ def city(values: pa.StringArray) -> pa.StringArray:
     return _with_letters(without(lower(values), _NOT_IN_CITIES))
 
 
+def state(values: pa.StringArray, countries: pa.StringArray | None) -> pa.StringArray:
+    """The code in the United States; elsewhere, and where nobody says, the name's letters."""
+    names = over_distinct(values, city)
+    return _where_american(names, countries, lambda picked: looked_up(picked, STATES))
+
+
+def gender(values: pa.StringArray) -> pa.StringArray:
+    return looked_up(lower(values), _GENDERS)
+
+
 def postal_code(values: pa.StringArray, countries: pa.StringArray | None) -> pa.StringArray:
     """Five digits in the United States; elsewhere, and where nobody says, all but the blanks."""
     codes = without(lower(values), rf"[{BLANK}\p{{Pd}}]+")
+    return _where_american(codes, countries, _zip_code)
+
+
+def _where_american(
+    values: pa.StringArray,
+    countries: pa.StringArray | None,
+    mend: Callable[[pa.StringArray], pa.StringArray],
+) -> pa.StringArray:
     if countries is None:
-        return codes
+        return values
     american = pc.fill_null(pc.equal(countries, "US"), fill_value=False)
-    return mended(codes, american, _zip_code)
+    return mended(values, american, mend)
 
 
 def _zip_code(codes: pa.StringArray) -> pa.StringArray:

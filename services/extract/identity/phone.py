@@ -40,7 +40,7 @@ _FOREIGN_DIGIT: Final = r"[\x{660}-\x{669}\x{6f0}-\x{6f9}\x{966}-\x{96f}]"
 @dataclass(frozen=True, slots=True)
 class Phones:
     numbers: pa.StringArray  # digits from the country code on; NULL where there is no number
-    without_code: int  # how many of those NULLs might be numbers, had they a country
+    without_code: pa.BooleanArray  # which of those NULLs might be numbers, had they a country
 
 
 def international(values: pa.StringArray, countries: pa.StringArray | None) -> Phones:
@@ -62,7 +62,7 @@ def international(values: pa.StringArray, countries: pa.StringArray | None) -> P
     digits = null_where(digits, lost)
     digits = mended(digits, matches(digits, _TRUNK_AFTER_CODE), _without_trunk)
     numbers = null_where(digits, pc.invert(matches(digits, _NUMBER)))
-    return Phones(numbers, pc.sum(lost).as_py() or 0)
+    return Phones(numbers, lost)
 
 
 def _tidy(values: pa.StringArray) -> pa.StringArray:

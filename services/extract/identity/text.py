@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,3 +75,11 @@ def over_distinct(values: pa.StringArray, work: Callable[[pa.StringArray], pa.Ar
     """`work` done once for each distinct value: names and places repeat, so most of it is saved."""
     encoded = values.dictionary_encode()
     return work(encoded.dictionary).take(encoded.indices)
+
+
+def looked_up(
+    values: pa.StringArray, table: Mapping[str, Any], kind: pa.DataType | None = None
+) -> pa.Array:
+    """What the table has for each value, and NULL where it has nothing."""
+    answers = pa.array(list(table.values()), kind or pa.string())
+    return answers.take(pc.index_in(values, pa.array(list(table), pa.string())))
