@@ -4,94 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.google_ads.failures import refused
-from sandbox.google_ads.members import canonical, split
+from sandbox.google_ads.members import KEY_TYPES, canonical
+from sandbox.google_ads.records import CONTACT_INFO, Job, UserList
 
 FIRST_JOB_ID = 70_000_001
 FIRST_LIST_ID = 9_000_001
-# The larger an upload, the better it matches: any rule serves that a test can foretell.
-MATCH_RATE_FROM_SIZE = (1, 10, 50, 100, 500, 1_000, 5_000, 10_000, 100_000)
-MATCH_RATES = (
-    "UNSPECIFIED",
-    "MATCH_RANGE_LESS_THAN_20",
-    "MATCH_RANGE_20_TO_30",
-    "MATCH_RANGE_31_TO_40",
-    "MATCH_RANGE_41_TO_50",
-    "MATCH_RANGE_51_TO_60",
-    "MATCH_RANGE_61_TO_70",
-    "MATCH_RANGE_71_TO_80",
-    "MATCH_RANGE_81_TO_90",
-    "MATCH_RANGE_91_TO_100",
-)
-
-
-@dataclass
-class UserList:
-    customer_id: str
-    id: str
-    name: str
-    members: set[bytes] = field(default_factory=set)
-
-    @property
-    def resource_name(self) -> str:
-        return f"customers/{self.customer_id}/userLists/{self.id}"
-
-
-@dataclass
-class Job:
-    id: int
-    user_list: UserList
-    external_id: int | None = None
-    consent: dict[str, str] = field(default_factory=dict)
-    previews_match_rate: bool = False
-    status: str = "PENDING"
-    failure_reason: str = "UNSPECIFIED"
-    match_rate_range: str = "UNSPECIFIED"
-    verb: str | None = None
-    removes_all: bool = False
-    keys: list[bytes] = field(default_factory=list)
-    operations: int = 0
-    rejected: int = 0
-    requests: int = 0
-    in_flight: int = 0
-    max_concurrent: int = 0
-    ends_at: float = 0.0
-    end_reason: str | None = None
-
-    @property
-    def customer_id(self) -> str:
-        return self.user_list.customer_id
-
-    @property
-    def resource_name(self) -> str:
-        return f"customers/{self.customer_id}/offlineUserDataJobs/{self.id}"
-
-    def estimate(self) -> str:
-        return MATCH_RATES[bisect_right(MATCH_RATE_FROM_SIZE, self.operations)]
-
-    def listing(self) -> dict[str, Any]:
-        return {
-            "resource_name": self.resource_name,
-            "status": self.status,
-            "failure_reason": self.failure_reason,
-            "match_rate_range": self.match_rate_range,
-            "customer_id": self.customer_id,
-            "user_list_id": self.user_list.id,
-            "external_id": self.external_id,
-            "verb": self.verb,
-            "removes_all": self.removes_all,
-            "consent": self.consent,
-            "operations": self.operations,
-            "rejected": self.rejected,
-            "requests": self.requests,
-            "max_concurrent": self.max_concurrent,
-        }
 
 
 class Book:
@@ -101,14 +23,19 @@ class Book:
         self.processing = processing
         self.lock = threading.RLock()
         self._lists: dict[str, dict[str, UserList]] = {}
+        self._managers: dict[str, str] = {}
         self._jobs: dict[int, Job] = {}
         self._next_job_id = FIRST_JOB_ID
         self._next_list_id = FIRST_LIST_ID
 
-    def add_user_list(self, customer_id: str, list_id: str | None, name: str) -> UserList:
+    def add_user_list(
+        self, customer_id: str, list_id: str | None, name: str, **facts: Any
+    ) -> UserList:
         """Make a list, its customer too; asked again for the same id, give the one there is."""
         if not customer_id.isdigit() or (list_id is not None and not list_id.isdigit()):
             raise ValueError("customer and list ids are digits")
+        if facts.get("key_type", CONTACT_INFO) not in KEY_TYPES:
+            raise ValueError(f"a key type is one of {', '.join(KEY_TYPES)}")
         with self.lock:
             if list_id is None:
                 list_id = str(self._next_list_id)
@@ -117,7 +44,18 @@ class Book:
                 if list_id in lists and owner != customer_id:
                     raise ValueError(f"user list {list_id} is another customer's")
             lists = self._lists.setdefault(customer_id, {})
-            return lists.setdefault(list_id, UserList(customer_id, list_id, name))
+            return lists.setdefault(list_id, UserList(customer_id, list_id, name, **facts))
+
+    def set_manager(self, customer_id: str, manager_id: str) -> None:
+        """From now on the customer is reached through this manager account alone."""
+        if not manager_id.isdigit():
+            raise ValueError("customer ids are digits")
+        with self.lock:
+            self._managers[customer_id] = manager_id
+
+    def lets_in(self, customer_id: str, login: str | None) -> bool:
+        with self.lock:
+            return self._managers.get(customer_id, login) == login
 
     def add_customer(self, customer_id: str) -> None:
         if not customer_id.isdigit():
@@ -199,6 +137,7 @@ class Book:
     def start(self, job: Job, failure_reason: str | None) -> None:
         """Let the job run; it ends after the processing time, badly if a reason is given."""
         with self.lock:
+            job.started = sum(one.started is not None for one in self._jobs.values())
             job.status = "RUNNING"
             if job.previews_match_rate:
                 job.match_rate_range = job.estimate()
@@ -211,10 +150,7 @@ class Book:
             return {
                 "processing": self.processing,
                 "customers": {
-                    customer_id: {
-                        one.id: {"name": one.name, "count": len(one.members)}
-                        for one in lists.values()
-                    }
+                    customer_id: {one.id: one.listing() for one in lists.values()}
                     for customer_id, lists in self._lists.items()
                 },
                 "jobs": [job.listing() for job in self._jobs.values()],
@@ -237,33 +173,4 @@ class Book:
         now = time.monotonic()
         due = [job for job in self._jobs.values() if job.status == "RUNNING" and job.ends_at <= now]
         for job in sorted(due, key=lambda job: job.ends_at):
-            _end(job)
-
-
-def _end(job: Job) -> None:
-    if job.end_reason is not None:
-        job.status, job.failure_reason = "FAILED", job.end_reason
-    else:
-        job.status, job.match_rate_range = "SUCCESS", job.estimate()
-        members = job.user_list.members
-        if job.removes_all:
-            members.clear()
-        if job.verb == "remove":
-            _remove(members, job.keys)
-        else:
-            members.update(job.keys)
-    job.keys = []
-
-
-def _remove(members: set[bytes], keys: Iterable[bytes]) -> None:
-    """Remove those named exactly; a key that names none removes all that share an identifier."""
-    strangers: set[bytes] = set()
-    for key in keys:
-        if key in members:
-            members.discard(key)
-        else:
-            strangers.update(split(key))
-    if strangers:
-        members.difference_update(
-            [member for member in members if not strangers.isdisjoint(split(member))]
-        )
+            job.end()

@@ -18,10 +18,11 @@ from google.ads.googleads.v26.resources.types.offline_user_data_job import (
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as service
 from google.longrunning import operations_pb2
 
-from sandbox.google_ads.book import Book, Job, UserList
+from sandbox.google_ads.book import Book
 from sandbox.google_ads.failures import ads_error, refused, refused_for, status_with
 from sandbox.google_ads.members import Invalid, pack
 from sandbox.google_ads.mishap import Mishap
+from sandbox.google_ads.records import Job, UserList
 
 IDENTIFIERS_PER_REQUEST = 100_000
 
@@ -56,6 +57,15 @@ class JobService:
             purpose: _Consent(getattr(metadata.consent, purpose)).name
             for purpose in ("ad_user_data", "ad_personalization")
         }
+        if "DENIED" in consent.values():
+            # So Google's guide has it: members who said no are not to be uploaded at all.
+            raise refused(
+                "offline_user_data_job_error.CUSTOMER_NOT_ACCEPTED_CUSTOMER_DATA_TERMS",
+                "The members' consent is denied.",
+                ("job", None),
+                ("customer_match_user_list_metadata", None),
+                ("consent", None),
+            )
         if request.validate_only:
             return CreateResponse()
         job = self._book.open_job(
@@ -73,13 +83,16 @@ class JobService:
             mishap.before()
             self._require_pending(job)
             verb, removes_all = _check_order(job, request.operations)
-            keys, errors = _pack_all(request.operations, mishap.partial_every)
+            keys, errors = _pack_all(
+                request.operations, job.user_list.key_type, mishap.partial_every
+            )
             if errors and not request.enable_partial_failure:
                 raise refused_for(errors, f"offline_user_data_job_error.{_code_of(errors[0])}")
             response = AddResponse()
             if errors:
                 response.partial_failure_error.CopyFrom(status_with(errors, request_id))
-            if request.enable_warnings and (warnings := _warnings(request.operations)):
+            warnings = _warnings(request.operations, mishap.warning)
+            if request.enable_warnings and warnings:
                 response.warning.CopyFrom(status_with(warnings, request_id))
             if not request.validate_only:
                 job.verb = verb
@@ -182,7 +195,9 @@ def _check_order(job: Job, operations: Any) -> tuple[str | None, bool]:
     return verb, removes_all
 
 
-def _pack_all(operations: Any, reject_every: int | None) -> tuple[list[bytes], list[Any]]:
+def _pack_all(
+    operations: Any, key_type: str, reject_every: int | None
+) -> tuple[list[bytes], list[Any]]:
     keys, errors = [], []
     for index, operation in enumerate(operations):
         kind = operation.WhichOneof("operation")
@@ -191,7 +206,7 @@ def _pack_all(operations: Any, reject_every: int | None) -> tuple[list[bytes], l
         try:
             if reject_every and (index + 1) % reject_every == 0:
                 raise Invalid("INVALID_SHA256_FORMAT", "The SHA256 value is malformed.", ())  # noqa: TRY301
-            keys.append(pack(getattr(operation, kind)))
+            keys.append(pack(getattr(operation, kind), key_type))
         except Invalid as invalid:
             path = (("operations", index), (kind, None), *invalid.path)
             name = f"offline_user_data_job_error.{invalid.code}"
@@ -199,17 +214,25 @@ def _pack_all(operations: Any, reject_every: int | None) -> tuple[list[bytes], l
     return keys, errors
 
 
-def _warnings(operations: Any) -> list[Any]:
-    return [
-        ads_error(
-            "offline_user_data_job_error.OPERATION_LEVEL_CONSENT_PROVIDED",
-            "The consent of an operation is ignored: the job's counts.",
-            (("operations", index), (kind, None), ("consent", None)),
-        )
-        for index, operation in enumerate(operations)
-        if (kind := operation.WhichOneof("operation")) != "remove_all"
-        and getattr(operation, kind).HasField("consent")
-    ]
+def _warnings(operations: Any, planned: str | None) -> list[Any]:
+    found = []
+    for index, operation in enumerate(operations):
+        kind = operation.WhichOneof("operation")
+        if kind == "remove_all":
+            continue
+        path = (("operations", index), (kind, None))
+        if planned is not None:
+            name = f"offline_user_data_job_error.{planned}"
+            found.append(ads_error(name, "The value looks wrong.", path))
+        if getattr(operation, kind).HasField("consent"):
+            found.append(
+                ads_error(
+                    "offline_user_data_job_error.OPERATION_LEVEL_CONSENT_PROVIDED",
+                    "The consent of an operation is ignored: the job's counts.",
+                    (*path, ("consent", None)),
+                )
+            )
+    return found
 
 
 def _code_of(error: Any) -> str:

@@ -40,9 +40,11 @@ FAULT_NAMES = (
     "drop_after",
     "job_failed",
     "partial",
+    "warn",
 )
 DEFAULT_JOB_FAILURE = "INSUFFICIENT_TRANSACTIONS"
 DEFAULT_PARTIAL_EVERY = 2
+DEFAULT_WARNING = "INVALID_COUNTRY_CODE"
 
 
 class Mishap:
@@ -85,6 +87,13 @@ class Mishap:
         if self._fault is None or self._name != "partial":
             return None
         return int(self._fault.data.get("every", DEFAULT_PARTIAL_EVERY))
+
+    @property
+    def warning(self) -> str | None:
+        """What to warn of at each operation, where the caller wants warnings."""
+        if self._fault is None or self._name != "warn":
+            return None
+        return str(self._fault.data.get("error", DEFAULT_WARNING))
 
     def _wait(self, seconds: float | None) -> None:
         gone = threading.Event()

@@ -9,8 +9,9 @@ from google.ads.googleads.v26.services.types import google_ads_service
 from google.protobuf import field_mask_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from sandbox.google_ads.book import Book, Job, UserList
+from sandbox.google_ads.book import Book
 from sandbox.google_ads.gaql import Query, Value, parse, query_refused
+from sandbox.google_ads.records import Job, UserList
 
 GoogleAdsRow: Any = google_ads_service.GoogleAdsRow.pb()
 RESOURCES = ("offline_user_data_job", "user_list", "customer")
@@ -71,7 +72,11 @@ def _list_row(user_list: UserList) -> Any:
     answer.size_for_search = len(user_list.members)
     _set_enum(answer, "type_", "CRM_BASED")
     _set_enum(answer, "membership_status", "OPEN")
-    _set_enum(answer.crm_based_user_list, "upload_key_type", "CONTACT_INFO")
+    answer.description = user_list.description
+    if user_list.life_span is not None:
+        answer.membership_life_span = user_list.life_span
+    _set_enum(answer.crm_based_user_list, "upload_key_type", user_list.key_type)
+    answer.crm_based_user_list.app_id = user_list.app_id
     return row
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.ads.googleads.v26.services.types import google_ads_service
+from google.ads.googleads.v26.services.types import google_ads_service, user_list_service
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as job_service
 from google.longrunning import operations_pb2
 
@@ -17,12 +17,14 @@ from sandbox.faults import Faults
 from sandbox.google_ads.book import Book
 from sandbox.google_ads.failures import FAILURE_TRAILER, Refused, refused
 from sandbox.google_ads.jobs import JobService, require_customer
+from sandbox.google_ads.lists import ListService
 from sandbox.google_ads.mishap import FAULT_NAMES, Mishap
 from sandbox.google_ads.search import search
 
 JOB_SERVICE = "google.ads.googleads.v26.services.OfflineUserDataJobService"
+LIST_SERVICE = "google.ads.googleads.v26.services.UserListService"
 SEARCH_SERVICE = "google.ads.googleads.v26.services.GoogleAdsService"
-METHODS = ("create", "add", "run", "search")
+METHODS = ("create", "add", "run", "search", "mutate")
 MESSAGE_BYTES = 64 * 1024 * 1024
 # A call that hangs keeps its thread, so there must be more of these than any test hangs.
 THREADS = 64
@@ -41,10 +43,11 @@ class GoogleAdsServer:
         self.faults = Faults(FAULT_NAMES, METHODS)
         self.calls = Calls()
         self._jobs = JobService(book)
+        self._lists = ListService(book)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="google-ads")
         self._server = grpc.server(
             self._threads,
-            handlers=[self._job_handlers(), self._search_handlers()],
+            handlers=[self._job_handlers(), self._list_handlers(), self._search_handlers()],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -81,12 +84,15 @@ class GoogleAdsServer:
             customer_id,
             None if list_id is None else str(list_id),
             str(body.get("name", f"List {list_id}")),
+            key_type=str(body.get("key_type", "CONTACT_INFO")),
         )
+        if "manager_id" in body:
+            self.book.set_manager(customer_id, str(body["manager_id"]))
         return {
             "customer_id": user_list.customer_id,
             "user_list_id": user_list.id,
-            "name": user_list.name,
             "resource_name": user_list.resource_name,
+            **user_list.listing(),
         }
 
     def change_settings(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,6 +116,12 @@ class GoogleAdsServer:
                 "AddOfflineUserDataJobOperations": self._unary("add", add, jobs.add),
                 "RunOfflineUserDataJob": self._unary("run", run, jobs.run, operation),
             },
+        )
+
+    def _list_handlers(self) -> grpc.GenericRpcHandler:
+        mutate = user_list_service.MutateUserListsRequest.pb()
+        return grpc.method_handlers_generic_handler(
+            LIST_SERVICE, {"MutateUserLists": self._unary("mutate", mutate, self._lists.mutate)}
         )
 
     def _search_handlers(self) -> grpc.GenericRpcHandler:
@@ -156,7 +168,12 @@ class GoogleAdsServer:
         request_id = secrets.token_urlsafe(16)
         trailers: list[tuple[str, str | bytes]] = [("request-id", request_id)]
         try:
-            _check_caller(dict(context.invocation_metadata()))
+            login = _check_caller(dict(context.invocation_metadata()))
+            if not self.book.lets_in(_customer_of(request), login):
+                raise refused(
+                    "authorization_error.USER_PERMISSION_DENIED",
+                    "The customer is reached through its manager account alone.",
+                )
             answer = work(request, Mishap(self.faults.take(method), context), request_id)
         except Refused as no:
             self.calls.record(method, no.name)
@@ -174,15 +191,26 @@ def _serialize(message: Any) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def _check_caller(metadata: Mapping[str, str | bytes]) -> None:
+def _customer_of(request: Any) -> str:
+    if "customer_id" in request.DESCRIPTOR.fields_by_name:
+        return str(request.customer_id)
+    return (*request.resource_name.split("/"), "")[1]
+
+
+def _check_caller(metadata: Mapping[str, str | bytes]) -> str | None:
+    """Give the account the caller comes through, where it names one."""
     if metadata.get("authorization") == "Bearer bad":
         raise refused("authentication_error.OAUTH_TOKEN_INVALID", "The token is not valid.")
     if not metadata.get("developer-token"):
         raise refused(
             "request_error.DEVELOPER_TOKEN_PARAMETER_MISSING", "The developer token is missing."
         )
-    login = str(metadata.get("login-customer-id", "0"))
+    login = metadata.get("login-customer-id")
+    if login is None:
+        return None
+    login = str(login)
     if not (login.isascii() and login.isdigit()):
         raise refused(
             "header_error.INVALID_LOGIN_CUSTOMER_ID", "The login customer id is digits alone."
         )
+    return login
