@@ -5,58 +5,33 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox.meta.audience import Audience
+from sandbox.meta.errors import busy, cannot_update
+from sandbox.meta.replacement import Replacement, ReplaceRules
 from sandbox.meta.rows import Rows
 from sandbox.meta.sessions import MAX_ID, BatchMark, Session
-
-SMALLEST_SHOWN = 1_000
-SMALLEST_DELIVERED = 100
-
-
-@dataclass
-class Audience:
-    id: str
-    name: str
-    members: set[str] = field(default_factory=set)
-
-    def fields(self, account_id: str) -> dict[str, Any]:
-        size = len(self.members)
-        # Meta rounds, so that nobody learns whether one more person matched.
-        shown = max(SMALLEST_SHOWN, size // 100 * 100)
-        delivery = (
-            {"code": 300, "description": "This audience is too small."}
-            if size < SMALLEST_DELIVERED
-            else {"code": 200, "description": "This audience is ready for use."}
-        )
-        return {
-            "id": self.id,
-            "name": self.name,
-            "account_id": account_id,
-            "subtype": "CUSTOM",
-            "approximate_count_lower_bound": shown,
-            "approximate_count_upper_bound": shown,
-            "operation_status": {"code": 200, "description": "Normal"},
-            "delivery_status": delivery,
-        }
 
 
 class Account:
     """Everything one lock guards: a request counts and changes members whole or not at all."""
 
-    def __init__(self, account_id: str = "1000", name: str = "Sandbox account") -> None:
+    def __init__(self, account_id: str, name: str, rules: ReplaceRules) -> None:
         self.id = account_id
         self.name = name
+        self._rules = rules
         self._audiences: dict[str, Audience] = {}
         self._sessions: dict[int, Session] = {}
         self._lock = threading.Lock()
 
-    def add(self, audience_id: str, name: str) -> None:
+    def add(self, audience: Audience) -> None:
         with self._lock:
-            if audience_id in self._audiences:
-                raise ValueError(f"there is an audience {audience_id} already")
-            self._audiences[audience_id] = Audience(audience_id, name)
+            self._audiences[audience.id] = audience
+
+    def delete(self, audience_id: str) -> None:
+        with self._lock:
+            del self._audiences[audience_id]
 
     def has(self, audience_id: str) -> bool:
         with self._lock:
@@ -67,31 +42,47 @@ class Account:
     ) -> dict[str, Any]:
         """Add or remove the members and give the answer, whose figures are the session's."""
         with self._lock:
-            audience = self._audiences[audience_id]
-            if mark is None:
-                session_id = secrets.randbelow(MAX_ID) + 1
-                received, invalid = rows.received, rows.invalid
-            else:
-                session = self._sessions.get(mark.session_id)
-                if session is None:
-                    session = Session(mark.session_id, audience_id)
-                    self._sessions[session.id] = session
-                session.check(audience_id)
-                session.count(mark, rows.received, rows.invalid)
-                session_id = session.id
-                received, invalid = session.received, session.invalid
+            audience = self._known(audience_id)
+            if audience.replacement is not None:
+                raise busy()
+            answer = self._counted(audience_id, rows, mark)
             if remove:
-                audience.members.difference_update(rows.members)
+                audience.remove(rows.members)
             else:
-                audience.members.update(rows.members)
-        return {
-            "audience_id": audience_id,
-            "session_id": str(session_id),
-            "num_received": received,
-            "num_invalid_entries": invalid,
-            # The real API writes an empty map as an empty array.
-            "invalid_entry_samples": rows.samples or [],
-        }
+                audience.add(rows)
+        return {"audience_id": audience_id, **answer}
+
+    def receive_anywhere(self, rows: Rows, mark: BatchMark | None) -> dict[str, Any]:
+        """Remove the members from every audience; what is being replaced loses them too."""
+        with self._lock:
+            answer = self._counted(f"act_{self.id}", rows, mark)
+            for audience_id in self._audiences:
+                self._known(audience_id).remove(rows.members)
+        return {"account_id": self.id, **answer}
+
+    def replace(self, audience_id: str, rows: Rows, mark: BatchMark) -> dict[str, Any]:
+        """Take a batch of a replacement; the members change when its last has come."""
+        with self._lock:
+            audience = self._known(audience_id)
+            audience.admit(mark, self._rules)
+            if mark.session_id in self._sessions:
+                raise cannot_update("the session id is taken by an upload of the ad account")
+            begun = audience.replacement
+            if begun is None or mark.batch_seq == 1:
+                # "A new replace session starts when we receive a batch_seq of 1": what a session
+                # had before its second batch 1 is gone.
+                begun = Replacement(Session(mark.session_id, audience_id), rows.schema)
+                audience.begin(begun)
+            if begun.schema != rows.schema:
+                raise cannot_update("the schema is not that of the first batch")
+            begun.take(rows, mark)
+            if mark.last:
+                audience.swap("finished")
+            return {
+                "account_id": self.id,
+                "audience_id": audience_id,
+                **_figures(begun.session.id, begun.session.received, begun.session.invalid, rows),
+            }
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -103,7 +94,7 @@ class Account:
 
     def audience_fields(self, audience_id: str) -> dict[str, Any]:
         with self._lock:
-            return self._audiences[audience_id].fields(self.id)
+            return self._known(audience_id).fields(self.id)
 
     def audience_ids(self) -> list[str]:
         with self._lock:
@@ -118,23 +109,48 @@ class Account:
             return len(self._known(audience_id).members)
 
     def forget(self) -> None:
+        """Forget what callers have done, the audiences that they created included."""
         with self._lock:
             self._sessions.clear()
-            for audience in self._audiences.values():
-                audience.members = set()
+            self._audiences = {
+                audience.id: Audience(audience.id, audience.name)
+                for audience in self._audiences.values()
+                if not audience.created_by_call
+            }
 
     def state(self) -> Mapping[str, Any]:
         with self._lock:
+            known = [self._known(audience_id) for audience_id in self._audiences]
             return {
-                "account": f"act_{self.id}",
-                "audiences": {
-                    audience.id: {"name": audience.name, "members": len(audience.members)}
-                    for audience in self._audiences.values()
-                },
+                "audiences": {audience.id: audience.listing() for audience in known},
                 "sessions": [session.listing() for session in self._sessions.values()],
+                "replacements": [one.listing() for audience in known for one in audience.history],
             }
 
     def _known(self, audience_id: str) -> Audience:
+        """The audience as it is by now: a replacement may have run out of time unasked."""
         if audience_id not in self._audiences:
             raise KeyError(f"no audience {audience_id}")
-        return self._audiences[audience_id]
+        audience = self._audiences[audience_id]
+        audience.keep_time(self._rules)
+        return audience
+
+    def _counted(self, target: str, rows: Rows, mark: BatchMark | None) -> dict[str, Any]:
+        if mark is None:
+            return _figures(secrets.randbelow(MAX_ID) + 1, rows.received, rows.invalid, rows)
+        session = self._sessions.get(mark.session_id)
+        if session is None:
+            session = self._sessions[mark.session_id] = Session(mark.session_id, target)
+        session.check(target)
+        session.count(mark, rows.received, rows.invalid)
+        return _figures(session.id, session.received, session.invalid, rows)
+
+
+def _figures(session_id: int, received: int, invalid: int, rows: Rows) -> dict[str, Any]:
+    return {
+        "session_id": str(session_id),
+        "num_received": received,
+        "num_invalid_entries": invalid,
+        # The real API writes an empty map as an empty array.
+        "invalid_entry_samples": rows.samples or [],
+    }

@@ -76,5 +76,47 @@ def bad_proof() -> GraphError:
     )
 
 
-def cannot_update(reason: str) -> GraphError:
-    return GraphError(2650, f"(#2650) Failed to update the custom audience: {reason}")
+def missing(*names: str) -> GraphError:
+    return bad_parameter(f"Missing parameter(s): {', '.join(names)}")
+
+
+def throttled() -> GraphError:
+    return GraphError(
+        80003,
+        "(#80003) There have been too many calls to this ad account. Wait a bit and try again.",
+        transient=True,
+    )
+
+
+def cannot_update(reason: str, subcode: int | None = None) -> GraphError:
+    return GraphError(
+        2650, f"(#2650) Failed to update the custom audience: {reason}", subcode=subcode
+    )
+
+
+def too_large() -> GraphError:
+    return cannot_update("an audience of this size cannot be replaced", 1870144)
+
+
+def busy() -> GraphError:
+    return cannot_update("it is in the process of being updated", 1870145)
+
+
+def no_first_batch() -> GraphError:
+    return cannot_update("the first batch_seq was not detected", 1870147)
+
+
+def not_whole() -> GraphError:
+    return cannot_update("something went wrong, and it was not fully updated", 1870148)
+
+
+def timed_out() -> GraphError:
+    return cannot_update("the replace session has timed out", 1870158)
+
+
+def over() -> GraphError:
+    return cannot_update("the replace session is finished", 1870159)
+
+
+def blocked() -> GraphError:
+    return GraphError(100, "Invalid parameter", subcode=1713230)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from sandbox.meta.errors import GraphError, bad_parameter, bad_token
+from sandbox.faults import Fault
+from sandbox.meta.errors import (
+    GraphError,
+    bad_parameter,
+    bad_token,
+    blocked,
+    busy,
+    not_whole,
+    over,
+    throttled,
+    timed_out,
+)
 
 REFUSALS: Mapping[str, Callable[[], GraphError]] = {
-    "throttle": lambda: GraphError(
-        80003,
-        "(#80003) There have been too many calls to this ad account. Wait a bit and try again.",
-        transient=True,
-    ),
+    "throttle": throttled,
     "rate_429": lambda: GraphError(
         4,
         "(#4) Application request limit reached",
@@ -39,6 +47,11 @@ REFUSALS: Mapping[str, Callable[[], GraphError]] = {
         status=HTTPStatus.FORBIDDEN,
     ),
     "bad_parameter": lambda: bad_parameter("Invalid parameter"),
+    "blocked": blocked,
+    "busy": busy,
+    "not_whole": not_whole,
+    "timed_out": timed_out,
+    "over": over,
 }
 
 # What a machine in front of the API answers; the SDK calls each of them a success.
@@ -48,10 +61,44 @@ PAGES: Mapping[str, HTTPStatus] = {
     "html_414": HTTPStatus.REQUEST_URI_TOO_LONG,
 }
 
-# `slow` is its delay; the rest is for the server, which holds the connection.
-OTHERS = ("slow", "hang", "reset", "drop_after", "empty_200", "invalid_entries")
+# `slow` is its delay, `success_200` gives no figures; the rest is for the server, which holds the
+# connection.
+OTHERS = (
+    "slow",
+    "hang",
+    "reset",
+    "drop_after",
+    "empty_200",
+    "success_200",
+    "invalid_entries",
+    "bad_row",
+)
+
+# Those of them with which the call is done after all.
+AFTER_ALL = frozenset({"slow", "drop_after", "success_200", "invalid_entries", "bad_row"})
 
 NAMES = (*REFUSALS, *PAGES, *OTHERS)
+
+
+@dataclass(frozen=True)
+class Mischief:
+    """What a fault does to the rows of a request that is otherwise served."""
+
+    #: The number n: each n-th row is called an invalid entry, whatever it holds.
+    spoil_every: int | None = None
+    #: The request is refused whole where a row has this value.
+    bad_value: str | None = None
+
+    @classmethod
+    def of(cls, fault: Fault | None) -> Mischief:
+        if fault is not None and fault.name == "invalid_entries":
+            return cls(spoil_every=max(1, int(fault.data.get("every", 1))))
+        if fault is not None and fault.name == "bad_row":
+            return cls(bad_value=str(fault.data["value"]))
+        return cls()
+
+
+NO_MISCHIEF = Mischief()
 
 
 def minutes_to_wait(name: str, data: Mapping[str, Any]) -> int | None:

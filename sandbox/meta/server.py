@@ -15,14 +15,15 @@ import orjson
 
 from sandbox.faults import Fault
 from sandbox.meta import faults as known
+from sandbox.meta.accounts import FIRST
 from sandbox.meta.call import GraphCall
-from sandbox.meta.errors import GraphError
+from sandbox.meta.errors import GraphError, throttled
 from sandbox.meta.graph import method_of
 from sandbox.meta.platform import MetaPlatform
-from sandbox.meta.usage import HEADER
 
-# About where the real one stops: some 300 rows of hashes in a query.
 MAX_TARGET = 24_000
+# A query that removes holds the rows themselves, and ends at about a hundred of them.
+MAX_REMOVING_TARGET = 8_192
 
 
 class MetaServer:
@@ -64,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
+    # Whose figures the answer carries.
+    _account = FIRST
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Stay silent: a request line holds the access token, and may hold the payload."""
@@ -91,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             # The client died while it sent: half a form could still look like a whole one.
             self.close_connection = True
             return
-        if len(self.path) > MAX_TARGET:
+        self._account = FIRST
+        if len(self.path) > (MAX_REMOVING_TARGET if self.command == "DELETE" else MAX_TARGET):
             platform.calls.record("other", "414")
             self._page(HTTPStatus.REQUEST_URI_TOO_LONG)
             return
@@ -102,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(error)
             return
         method = method_of(call)
+        self._account = platform.graph.account_of(call)
         fault = platform.faults.take(method)
         if fault is not None:
             time.sleep(fault.delay)
@@ -111,12 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _work(self, call: GraphCall, method: str, fault: Fault | None) -> None:
         platform = self.server.platform
-        every = fault.data.get("every", 1) if fault and fault.name == "invalid_entries" else None
         try:
+            if not platform.usage.admit(self._account):
+                raise throttled()
             answer = platform.graph.answer(
                 call,
                 base_url=f"http://{self.headers.get('Host', '')}",
-                spoil_every=None if every is None else max(1, int(every)),
+                mischief=known.Mischief.of(fault),
             )
         except GraphError as error:
             platform.calls.record(method, error.label)
@@ -127,11 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         platform.calls.record(method)
+        if fault is not None and fault.name == "success_200":
+            answer = {"success": True}
         self._json(HTTPStatus.OK, answer)
 
     def _suffer(self, fault: Fault, method: str) -> bool:
         """Do what the fault says in place of the call; False when the call is still to be done."""
-        if fault.name in ("slow", "drop_after", "invalid_entries"):
+        if fault.name in known.AFTER_ALL:
             return False
         self.server.platform.calls.record(method, fault.name)
         if fault.name in known.REFUSALS:
@@ -175,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header(HEADER, platform.usage.header(platform.account.id, minutes_to_wait))
+        for name, value in platform.usage.headers(self._account, minutes_to_wait).items():
+            self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -39,6 +39,7 @@ class BatchMark:
 @dataclass
 class Session:
     id: int
+    #: The audience, or the account where all of its audiences are meant.
     audience_id: str
     batches: set[int] = field(default_factory=set)
     requests: int = 0

@@ -87,6 +87,14 @@ class Sandbox:
             Content_Type="application/json",
         )
 
+    def create(self, account: str = "act_1000", **body: Any) -> Reply:
+        return self.http(
+            "POST",
+            f"/v26.0/{account}/customaudiences",
+            json.dumps({"access_token": TOKEN, **body}).encode(),
+            Content_Type="application/json",
+        )
+
     def control(self, verb: str, path: str, body: Any = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=DEADLINE)
         try:
@@ -352,12 +360,22 @@ def test_the_delete_of_the_sdk_works_for_few_rows(
 def test_the_delete_of_the_sdk_fails_for_many_rows_without_a_word(
     sandbox: Sandbox, audience: CustomAudience
 ) -> None:
-    rows = [sha(str(number)) for number in range(400)]
+    rows = [sha(str(number)) for number in range(120)]
     sandbox.users(emails(*rows))
     answer = audience.remove_users(CustomAudience.Schema.email_hash, rows, pre_hashed=True)
     assert answer.is_success()
     assert answer.status() == 414
-    assert len(sandbox.members()) == 400
+    assert len(sandbox.members()) == 120
+
+
+def test_a_person_is_removed_by_any_identifier_that_names_one(sandbox: Sandbox) -> None:
+    known = {"schema": ["EMAIL", "PHONE", "FN"], "data": [[ANN, PHONE, EVE], [BEN, "", EVE]]}
+    sandbox.users(known)
+    # A name alone names nobody.
+    sandbox.users({"schema": ["FN"], "data": [[EVE]]}, method="DELETE")
+    assert len(sandbox.members()) == 2
+    sandbox.users({"schema": ["PHONE"], "data": [[PHONE]]}, method="DELETE")
+    assert sandbox.members() == {f"EMAIL:{BEN}|FN:{EVE}"}
 
 
 # --- sessions
@@ -516,7 +534,54 @@ def test_the_link_to_the_next_page_works_by_itself(sandbox: Sandbox) -> None:
 def test_account_and_me(sandbox: Sandbox, api: FacebookAdsApi) -> None:
     account = AdAccount("act_1000", api=api).api_get(fields=["id", "name"])
     assert account.export_all_data() == {"id": "act_1000", "name": "Sandbox account"}
+    assert sandbox.get("act_2000", fields="name").json()["name"] == "Second sandbox account"
     assert set(sandbox.get("me").json()) == {"id", "name"}
+
+
+# --- creating
+
+
+def test_the_sdk_creates_and_deletes_an_audience(api: FacebookAdsApi) -> None:
+    account = AdAccount("act_2000", api=api)
+    params = {
+        "name": "Buyers",
+        "subtype": CustomAudience.Subtype.custom,
+        "description": "Those who bought.",
+        "customer_file_source": CustomAudience.CustomerFileSource.user_provided_only,
+    }
+    first, second = (account.create_custom_audience(params=params) for _ in range(2))
+    read = CustomAudience(first["id"], api=api).api_get(
+        fields=["name", "description", "account_id"]
+    )
+    assert read.export_all_data() == {
+        "id": first["id"],
+        "name": "Buyers",
+        "description": "Those who bought.",
+        "account_id": "2000",
+    }
+    assert first["id"] != second["id"]
+    second.api_delete()
+    assert [one["id"] for one in account.get_custom_audiences()] == [first["id"]]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "changed", "told"),
+    [
+        ("name", {}, "Missing parameter(s): name"),
+        ("customer_file_source", {}, "Missing parameter(s): customer_file_source"),
+        ("", {"customer_file_source": "FOUND"}, "customer_file_source"),
+        ("", {"subtype": "WEBSITE"}, "subtype"),
+    ],
+)
+def test_a_creation_that_lacks_something_is_refused(
+    sandbox: Sandbox, left_out: str, changed: dict[str, str], told: str
+) -> None:
+    whole = {"name": "B", "subtype": "CUSTOM", "customer_file_source": "USER_PROVIDED_ONLY"}
+    body = {key: value for key, value in (whole | changed).items() if key != left_out}
+    refused = sandbox.create(**body)
+    assert refused.code == 100
+    assert told in refused.json()["error"]["message"]
+    assert sandbox.create("act_77", **whole).json()["error"]["error_subcode"] == 33
 
 
 @pytest.mark.parametrize("name", ["999", "act_1", "act_1/customaudiences"])
@@ -589,8 +654,49 @@ def test_the_usage_header_is_on_every_answer_and_can_be_set(
     assert json.loads(answer.headers()["x-business-use-case-usage"]) == expected
 
 
+def test_an_account_that_calls_too_often_is_throttled_by_itself() -> None:
+    with running() as sandbox:
+
+        def figures(path: str) -> tuple[int, dict[str, Any]]:
+            reply = sandbox.get(path)
+            ((account, (figures,)),) = json.loads(
+                reply.headers["X-Business-Use-Case-Usage"]
+            ).items()
+            assert account == ("2000" if "2000" in path else "1000")
+            wait = figures["estimated_time_to_regain_access"]
+            return reply.status, {"calls": figures["call_count"], "wait": wait}
+
+        sandbox.control("POST", "/settings", {"usage_per_call": 40, "regain_minutes": 5})
+        assert figures("222") == (200, {"calls": 40, "wait": 0})
+        assert figures("act_1000/customaudiences") == (200, {"calls": 80, "wait": 0})
+        assert figures("act_1000") == (200, {"calls": 100, "wait": 5})
+        assert figures("222") == (400, {"calls": 100, "wait": 5})
+        assert sandbox.get("222").code == 80003
+        assert figures("act_2000") == (200, {"calls": 40, "wait": 0})
+        sandbox.control("POST", "/settings", {"regain_minutes": 0})
+        assert figures("222") == (200, {"calls": 40, "wait": 0})
+
+
+def test_the_other_usage_headers_are_there_when_they_are_set(sandbox: Sandbox) -> None:
+    names = ("X-App-Usage", "X-Ad-Account-Usage")
+    assert [sandbox.get("222").headers[name] for name in names] == [None, None]
+    told = {"call_count": 7}, {"acc_id_util_pct": 9.67}
+    sandbox.control("POST", "/settings", {"app_usage": told[0], "ad_account_usage": told[1]})
+    assert tuple(json.loads(sandbox.get("222").headers[name]) for name in names) == told
+    sandbox.control("POST", "/settings", {"app_usage": {}, "ad_account_usage": {}})
+    assert [sandbox.get("222").headers[name] for name in names] == [None, None]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"usage": {"calls": 1}}, {"usage": {"call_count": -1}}, {"x": 1}]
+    "wrong",
+    [
+        {"usage": {"calls": 1}},
+        {"usage": {"call_count": -1}},
+        {"app_usage": 5},
+        {"replace_minutes": -1},
+        {"usage_per_call": "many"},
+        {"x": 1},
+    ],
 )
 def test_settings_it_does_not_know_are_refused(sandbox: Sandbox, wrong: Any) -> None:
     with pytest.raises(AssertionError, match="error"):
@@ -612,6 +718,11 @@ def test_settings_it_does_not_know_are_refused(sandbox: Sandbox, wrong: Any) -> 
         ("permission", (403, 200, None, False)),
         ("terms", (403, 200, 1870090, False)),
         ("bad_parameter", (400, 100, None, False)),
+        ("blocked", (400, 100, 1713230, False)),
+        ("busy", (400, 2650, 1870145, False)),
+        ("not_whole", (400, 2650, 1870148, False)),
+        ("timed_out", (400, 2650, 1870158, False)),
+        ("over", (400, 2650, 1870159, False)),
     ],
 )
 def test_refusals_on_demand(
@@ -715,6 +826,22 @@ def test_each_nth_row_is_called_invalid(sandbox: Sandbox) -> None:
     }
 
 
+def test_a_bad_row_refuses_all_it_comes_with(sandbox: Sandbox) -> None:
+    sandbox.fault("bad_row", times=-1, data={"value": BEN})
+    refused = sandbox.users(emails(ANN, BEN), {"session_id": 1, "batch_seq": 1})
+    assert refused.code == 100
+    assert BEN not in refused.text
+    assert sandbox.sessions() == []
+    assert sandbox.users(emails(ANN, EVE)).status == 200
+    assert sandbox.members() == {f"EMAIL:{ANN}", f"EMAIL:{EVE}"}
+
+
+def test_a_success_without_figures_has_done_the_work(sandbox: Sandbox) -> None:
+    sandbox.fault("success_200")
+    assert sandbox.users(emails(ANN)).json() == {"success": True}
+    assert sandbox.members() == {f"EMAIL:{ANN}"}
+
+
 def test_a_fault_meets_only_its_method(sandbox: Sandbox) -> None:
     sandbox.fault("permission", "users_remove", times=-1)
     sandbox.fault("transient", "audience")
@@ -734,16 +861,21 @@ def test_reset_forgets_members_and_sessions_and_keeps_audiences(sandbox: Sandbox
     sandbox.control("POST", "/audiences", {"id": "801", "name": "Kept"})
     sandbox.users(emails(ANN), {"session_id": 1, "batch_seq": 1}, audience="801")
     before = sandbox.control("GET", "/state")
-    assert before["audiences"]["801"] == {"name": "Kept", "members": 1}
+    assert before["audiences"]["801"] == {"name": "Kept", "members": 1, "limited": 0}
+    made = sandbox.create(name="Made", subtype="CUSTOM", customer_file_source="USER_PROVIDED_ONLY")
+    assert made.json()["id"] in sandbox.control("GET", "/state")["accounts"]["act_1000"]
     sandbox.control("POST", "/reset", {})
     after = sandbox.control("GET", "/state")
-    assert after["audiences"]["801"] == {"name": "Kept", "members": 0}
+    assert after["audiences"]["801"] == {"name": "Kept", "members": 0, "limited": 0}
     assert after["sessions"] == []
-    assert after["account"] == "act_1000"
+    # What a call has created is gone with what calls have sent.
+    assert set(after["accounts"]) == {"act_1000", "act_2000"}
+    assert made.json()["id"] not in after["accounts"]["act_1000"]
     assert sandbox.control("GET", "/calls") == {}
 
 
 def test_audiences_need_a_new_id_of_digits(sandbox: Sandbox) -> None:
-    for wrong in ({"id": "222"}, {"id": "two"}, {"name": "no id"}):
+    nobodys = {"id": "9", "account_id": "77"}
+    for wrong in ({"id": "222"}, {"id": "two"}, {"name": "no id"}, nobodys):
         with pytest.raises(AssertionError, match="error"):
             sandbox.control("POST", "/audiences", wrong)
