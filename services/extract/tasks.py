@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from penstock import routes
-from penstock.connections import Connections
 from penstock.contract import Batch, JobRef, JobSpec
 from penstock.errors import PayloadsUnreachableError, PenstockError, SettingsError, SpecError
 from penstock.ledger import Next
 from penstock.ledger.stream import Fenced, StreamLease
+from services.extract import preview as previews
 from services.extract.app import app
 from services.extract.source import Block, Source, SourceBroke, SourceRefused
 from services.extract.sources import CHECKS, SOURCES
+from services.extract.sources.erasure import ErasureSource
 from services.extract.stream import Stream
 from services.extract.views import Views
 from services.runtime.checks import check_connections
@@ -30,7 +31,7 @@ def run(ref: dict[str, Any]) -> None:
         worker.dispatch.follow(lease)
         return
     try:
-        todo = Stream(worker, _source(worker.connections, lease.spec), lease, settings).run()
+        todo = Stream(worker, _source(worker, lease.spec), lease, settings).run()
     except Fenced:
         log.info("job %s: the stream is another's now, or cancelled", lease.job_id)
         return
@@ -57,7 +58,7 @@ def refill(message: dict[str, Any]) -> None:
         return
     spec, known = found
     try:
-        source = _source(worker.connections, spec)
+        source = _source(worker, spec)
         views = Views(spec, known["views"], source.describe(total=False).columns)
         with source.open(views.columns, known["after_key"], known["upto_key"]) as reader:
             block = reader.read(known["rows"])
@@ -73,13 +74,21 @@ def refill(message: dict[str, Any]) -> None:
     worker.dispatch.follow(stream.refilled(batch.job_id, batch.seq, batch.generation))
 
 
+# Taken off the queue at once: whoever asks is there, and asks again where it gets no answer.
+@app.task(name=routes.PREVIEW, acks_late=False)
+def preview(message: dict[str, Any]) -> None:
+    previews.answer(worker_of(app), _source, message)
+
+
 @app.task(name=routes.CHECK[routes.EXTRACT_QUEUE], ignore_result=False)
 def check() -> list[dict[str, Any]]:
     return check_connections(worker_of(app).connections, CHECKS)
 
 
-def _source(connections: Connections, spec: JobSpec) -> Source:
-    connection = connections.get(spec.source.connection, *SOURCES)
+def _source(worker: Worker, spec: JobSpec) -> Source:
+    if spec.source.erasure is not None:
+        return ErasureSource(worker.ledger, spec.source)
+    connection = worker.connections.get(spec.source.connection, *SOURCES)
     return SOURCES[connection.kind](connection, spec.source)
 
 
