@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from penstock.connections import KINDS as CONNECTIONS
 from penstock.params import TypedParam
 from penstock.settings import ClientSettings
 from penstock.spec import KINDS as DESTINATIONS
-from penstock.spec import Identity, JobSpec, Source
+from penstock.spec import Consent, Identity, JobSpec, Source
 from services.export.settings import ExportSettings
 from services.extract.settings import ExtractSettings
 from services.jobs.settings import JobsSettings
@@ -44,7 +44,9 @@ Penstock is set by environment variables, read once, when a process starts. Each
 wins. A URL may hold a password: treat it as a secret. `deploy/env.example` has all of them, to
 copy.
 """
-CLIENTS = "The apps that submit and follow jobs, the command line, and every worker."
+CLIENTS = """\
+The apps that submit and follow jobs, the command line, and every worker. `penstock preview` also
+reads `PENSTOCK_PAYLOAD_URL` and `PENSTOCK_PAYLOAD_KEY`, which must be what the workers have."""
 WORKERS = "All of the above, and a worker needs `PENSTOCK_LEDGER_URL` and `PENSTOCK_CONNECTIONS`."
 CONNECTIONS_HEAD = """\
 # Connections
@@ -59,7 +61,8 @@ JOB_HEAD = """\
 # The job
 
 A job is one document: TOML or JSON in a file, a dict in Python. A key that is not listed here is
-refused. A destination's `kind` shows in its keys and may be left out.
+refused. A destination's `kind` may be left out where it shows in its keys: of `google_ads`, `meta`
+and `s3`.
 """
 _BOUNDS = {
     "minimum": "at least {}",
@@ -102,8 +105,8 @@ def _settings() -> str:
 
 def _connections() -> str:
     sections = [CONNECTIONS_HEAD]
-    for kind, model in CONNECTIONS.items():
-        sections.append(f"## {kind}\n\n{_about(model)}\n\n{_table(model, 'Key')}")
+    for kinds, model in _by_model(CONNECTIONS):
+        sections.append(f"## {kinds}\n\n{_about(model)}\n\n{_table(model, 'Key')}")
     return "\n".join(sections)
 
 
@@ -113,12 +116,19 @@ def _job() -> str:
         "source": Source,
         "params, where a value's type is told": TypedParam,
         "identity": Identity,
-        **{f"destinations: {kind}": model for kind, model in DESTINATIONS.items()},
+        "consent": Consent,
+        **{f"destinations: {kinds}": model for kinds, model in _by_model(DESTINATIONS)},
     }
     sections = [JOB_HEAD]
     for name, model in parts.items():
         sections.append(f"## {name}\n\n{_about(model)}\n\n{_table(model, 'Key')}")
     return "\n".join(sections)
+
+
+def _by_model(kinds: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each model once: platforms without keys of their own share one."""
+    for model in dict.fromkeys(kinds.values()):
+        yield ", ".join(kind for kind, its in kinds.items() if its is model), model
 
 
 def _about(model: type[BaseModel]) -> str:
@@ -135,6 +145,9 @@ def _table(model: type[BaseModel], first_column: str, base: type[BaseModel] | No
         if base and name in base.model_fields:
             continue
         shown = f"{prefix}{name.upper()}" if prefix else name
+        if name == "mode" and hasattr(model, "modes"):
+            # The field's type has every mode, and not each platform does.
+            field = {**field, "enum": model.modes}  # noqa: PLW2901
         default = "needed" if name in required else _default(field)
         kind = ", ".join([_type(field, schema), *_bounds(field)])
         about = _description(field, schema)
@@ -197,7 +210,8 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
 def _plain(field: dict[str, Any], schema: dict[str, Any]) -> str:
     kind = field["type"]
     if kind == "array":
-        return f"list of {_type(field['items'], schema)}s"
+        item = _type(field["items"], schema)
+        return f"list of {item}" if item.startswith("`") else f"list of {item}s"
     if kind == "object":
         return f"table, each value {_type(field['additionalProperties'], schema)}"
     return _WORDS[field.get("format", kind)]

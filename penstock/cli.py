@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
-from penstock.command import doctor, jobs, tables
+from penstock.command import doctor, erase, jobs, preview, rejected, tables
 from penstock.command.exits import HELP, Exit, exit_of
 from penstock.contract import json_schema
 from penstock.errors import PenstockError
@@ -51,9 +52,21 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("submit", help="start a job; prints its id")
     command.add_argument("spec", help="a .toml or .json file, or - for JSON on standard input")
     command.add_argument("--id", help="the job's id: the same id twice is the same job")
+    command.add_argument(
+        "--dry-run", action="store_true", help="read, hash, cut and count; change nothing anywhere"
+    )
+    command.add_argument(
+        "--full", action="store_true", help="mirrors send everyone, not the difference"
+    )
     _waits(command)
     command.set_defaults(
-        run=lambda args: jobs.submit(args.spec, args.id, wait=args.wait, timeout=args.timeout)
+        run=lambda args: jobs.submit(
+            args.spec,
+            args.id,
+            wait=args.wait,
+            timeout=args.timeout,
+            changes={"dry_run": args.dry_run, "full": args.full},
+        )
     )
 
     command = commands.add_parser("status", help="a job's figures, or the recent jobs")
@@ -80,6 +93,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("id")
     _waits(command)
     command.set_defaults(run=lambda args: jobs.retry(args.id, wait=args.wait, timeout=args.timeout))
+
+    command = commands.add_parser(
+        "rejected", help="rows that were not taken whole, by their keys, as CSV"
+    )
+    command.add_argument("id")
+    command.add_argument("lane", nargs="?", help="one lane; without it, all of them")
+    command.add_argument("--json", action="store_true", help="one JSON document for each row")
+    command.set_defaults(run=lambda args: rejected.rejected(args.id, args.lane, as_json=args.json))
+
+    command = commands.add_parser("preview", help="the first rows as they would be sent, hashed")
+    command.add_argument("spec", help="a .toml or .json file, or - for JSON on standard input")
+    command.add_argument("--rows", type=_count, default=10, help="how many rows to read (10)")
+    command.add_argument("--json", action="store_true", help="as one JSON document")
+    _times_out(command)
+    command.set_defaults(
+        run=lambda args: preview.preview(
+            args.spec, args.rows, timeout=args.timeout, as_json=args.json
+        )
+    )
+
+    _people_commands(commands)
 
     command = commands.add_parser("schema", help="the JSON Schema of a job's spec")
     command.set_defaults(run=lambda _: _schema())
@@ -111,6 +145,37 @@ def _waits(command: argparse.ArgumentParser) -> None:
         "--wait", action="store_true", help="follow it on stderr, and exit by its outcome"
     )
     _times_out(command)
+
+
+def _people_commands(commands: Any) -> None:
+    """What is done to people, and not to lists of them."""
+    command = commands.add_parser(
+        "erase", help="remove a person from every audience, and suppress them; prints the job's id"
+    )
+    _takes_people(command)
+    _waits(command)
+    command.set_defaults(
+        run=lambda args: erase.erase(args.email, args.phone, wait=args.wait, timeout=args.timeout)
+    )
+
+    command = commands.add_parser(
+        "suppress", help="keep people out of whatever is sent from now on"
+    )
+    _takes_people(command)
+    command.add_argument(
+        "--file", help="one of them a line, or its SHA-256 in hex; - for standard input"
+    )
+    command.add_argument("--remove", action="store_true", help="let them be sent again")
+    command.set_defaults(
+        run=lambda args: erase.suppress(args.email, args.phone, args.file, remove=args.remove)
+    )
+
+
+def _takes_people(command: argparse.ArgumentParser) -> None:
+    for name, what in (("email", "an e-mail address"), ("phone", "a phone: +, country code, rest")):
+        command.add_argument(
+            f"--{name}", action="append", default=[], help=f"{what}; may be given again"
+        )
 
 
 def _times_out(command: argparse.ArgumentParser) -> None:

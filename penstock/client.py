@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -14,14 +14,16 @@ from penstock.broker import make_app
 from penstock.connections import Connections
 from penstock.contract import JobSpec
 from penstock.dispatch import Dispatch
+from penstock.erase import Erased, erase
 from penstock.errors import BrokerUnreachableError, SettingsError
 from penstock.follow import follow
 from penstock.ledger import Ledger
+from penstock.preview import preview
 from penstock.settings import ClientSettings
 
 
 class Client:
-    """Submit, status, watch, wait, cancel, retry. Threads may share one."""
+    """Submit, status, watch, wait, cancel, retry, erase, preview. Threads may share one."""
 
     def __init__(
         self,
@@ -86,6 +88,32 @@ class Client:
         with _sending(_STARTS.format(new_id)):
             self._dispatch.open(new_id, {**spec.wire(), "job_id": new_id})
         return new_id
+
+    def erase(self, emails: Iterable[str] = (), phones: Iterable[str] = ()) -> Erased:
+        """Suppress people from now on, and remove them from every audience that was ever sent to:
+        by jobs like any other, named in what is returned. Only hashes leave this process.
+        """
+        erased = erase(self.ledger, emails, phones)
+        for job_id in erased.jobs:
+            with _sending(_STARTS.format(job_id)):
+                self._dispatch.reopen(job_id)
+        return erased
+
+    def preview(
+        self, spec: JobSpec | dict[str, Any], rows: int = 10, timeout: float = 60
+    ) -> dict[str, Any]:
+        """The first rows as each lane would send them, hashed; nothing is sent or written down.
+        Raises the source's sentence where it cannot be read, and WaitTimeoutError.
+        """
+        spec = spec if isinstance(spec, JobSpec) else JobSpec.parse(spec)
+        if self.settings.connections is not None:
+            Connections.load(self.settings.connections).check(spec)
+        with _sending(None):
+            return preview(self.app, self.settings.broker_url, spec, rows, timeout)
+
+    def rejected(self, job_id: str, lane: str | None = None) -> Iterator[dict[str, Any]]:
+        """Rows that lanes did not take whole: lane, row (its own key), field and reason."""
+        return self.ledger.reports.rejections(job_id, lane)
 
     @property
     def ledger(self) -> Ledger:

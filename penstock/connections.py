@@ -13,111 +13,33 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ValidationError
 
+from penstock.connection_kinds import (
+    KINDS,
+    Connection,
+    DataManagerConnection,
+    GoogleAdsConnection,
+    HttpConnection,
+    MetaConnection,
+    PostgresConnection,
+    PythonConnection,
+    S3Connection,
+    StripeConnection,
+    TokenConnection,
+)
 from penstock.contract import JobSpec
 from penstock.errors import ConnectionsError, SpecError
 
+__all__ = [
+    "KINDS", "Connection", "Connections", "DataManagerConnection", "GoogleAdsConnection",
+    "HttpConnection", "MetaConnection", "PostgresConnection", "PythonConnection", "S3Connection",
+    "StripeConnection", "TokenConnection",
+]  # fmt: skip
+
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-class _Connection(BaseModel):
-    # An id written without quotes is a number in TOML, and the same id.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, coerce_numbers_to_str=True
-    )
-    is_source: ClassVar[bool] = False
-    #: Why a job cannot read from it, where one might think it can.
-    no_source_because: ClassVar[str] = ""
-
-
-class PostgresConnection(_Connection):
-    """A database to read from."""
-
-    kind: Literal["postgres"] = Field(description="What it is a connection to.")
-    url: SecretStr = Field(description="postgresql://user:password@host:5432/database")
-    is_source: ClassVar[bool] = True
-
-
-class GoogleAdsConnection(_Connection):
-    """Google Ads, by the SDK's own names."""
-
-    kind: Literal["google_ads"] = Field(description="What it is a connection to.")
-    developer_token: SecretStr = Field(description="Of the manager account's API Center.")
-    login_customer_id: str | None = Field(
-        None, description="The manager account, where access to the job's account is through one."
-    )
-    client_id: str | None = Field(None, description="Of the OAuth client a user signed in with.")
-    client_secret: SecretStr | None = Field(None, description="Of the same OAuth client.")
-    refresh_token: SecretStr | None = Field(
-        None, description="What the user's consent gave to that client."
-    )
-    json_key_file_path: Path | None = Field(None, description="A service account's key.")
-    impersonated_email: str | None = Field(
-        None, description="The user that the service account acts for, where it does for one."
-    )
-    endpoint: str | None = Field(None, description="Another server than Google's: host:port.")
-    insecure: bool = Field(False, description="Speak without TLS and without OAuth (a sandbox).")
-
-    @model_validator(mode="after")
-    def _can_sign_in(self) -> GoogleAdsConnection:
-        oauth = self.client_id and self.client_secret and self.refresh_token
-        if not (self.insecure or oauth or self.json_key_file_path):
-            raise ValueError(
-                "needs `client_id`, `client_secret` and `refresh_token`, or `json_key_file_path`"
-            )
-        if self.insecure and not self.endpoint:
-            raise ValueError("`insecure` is for another server: give its `endpoint`")
-        return self
-
-
-class MetaConnection(_Connection):
-    """Meta's Marketing API."""
-
-    kind: Literal["meta"] = Field(description="What it is a connection to.")
-    access_token: SecretStr = Field(description="A system user's, with `ads_management`.")
-    app_id: str | None = Field(None, description="The app that the token was made for.")
-    app_secret: SecretStr | None = Field(
-        None, description="With it each request proves that it comes from the app."
-    )
-    graph_url: str | None = Field(None, description="Another server than Meta's: http://host:port")
-
-
-class S3Connection(_Connection):
-    """S3 or a store that speaks it. What is left out comes from boto3's own variables."""
-
-    kind: Literal["s3"] = Field(description="What it is a connection to.")
-    region: str | None = Field(None, description="The buckets' region, such as `eu-central-1`.")
-    endpoint_url: str | None = Field(None, description="Another store than AWS: https://host:port")
-    access_key_id: str | None = Field(None, description="The key's public half.")
-    secret_access_key: SecretStr | None = Field(None, description="The key's secret half.")
-    session_token: SecretStr | None = Field(
-        None, description="Of temporary keys; a download link ends with them."
-    )
-    path_style: bool | None = Field(None, description="Bucket in the path; on with `endpoint_url`.")
-
-
-class StripeConnection(_Connection):
-    """Stripe. The table may be there already, but no source reads it yet."""
-
-    kind: Literal["stripe"] = Field(description="What it is a connection to.")
-    api_key: SecretStr = Field(description="A restricted key that may read customers.")
-    api_base: str | None = Field(None, description="Another server than Stripe's: http://host:port")
-    no_source_because: ClassVar[str] = "no source reads Stripe yet"
-
-
-Connection = (
-    PostgresConnection | GoogleAdsConnection | MetaConnection | S3Connection | StripeConnection
-)
-KINDS: dict[str, type[Connection]] = {
-    "postgres": PostgresConnection,
-    "google_ads": GoogleAdsConnection,
-    "meta": MetaConnection,
-    "s3": S3Connection,
-    "stripe": StripeConnection,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +167,12 @@ class Connections:
         """Raise a SpecError where the spec names what is not there or is of another kind. Nothing
         is filled in for that: whoever checks need not have the credentials.
         """
-        name = spec.source.connection
+        if spec.source.erasure is None:
+            self._check_source(spec.source.connection)
+        for destination in spec.destinations:
+            self._named(destination.connection, destination.kind)
+
+    def _check_source(self, name: str) -> None:
         source = self._named(name)
         if not source.model.is_source:
             because = source.model.no_source_because
@@ -253,8 +180,6 @@ class Connections:
                 f"Connection {name!r} ({source.kind}) cannot be a source"
                 f"{f': {because}' if because else ''}."
             )
-        for destination in spec.destinations:
-            self._named(destination.connection, destination.kind)
 
     def _named(self, name: str, *kinds: str) -> _Table:
         found = self._tables.get(name)

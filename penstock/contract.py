@@ -10,23 +10,16 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
+from penstock.audiences import Audience, DataManager, GoogleAds, Meta
+from penstock.destinations import S3, Destination, Http, Python
 from penstock.errors import SpecError, VersionError
 from penstock.params import TypedParam
-from penstock.spec import (
-    S3,
-    WIRE_VERSION,
-    Destination,
-    GoogleAds,
-    Identity,
-    JobSpec,
-    Meta,
-    Source,
-    json_schema,
-)
+from penstock.spec import WIRE_VERSION, Consent, Identity, JobSpec, Source, json_schema
 
 __all__ = [
-    "S3", "WIRE_VERSION", "Artifact", "Batch", "Destination", "GoogleAds", "Identity", "JobRef",
-    "JobSpec", "LaneOutcome", "LaneRef", "Meta", "Source", "Tally", "TypedParam", "json_schema",
+    "S3", "WIRE_VERSION", "Artifact", "Audience", "Batch", "Consent", "DataManager", "Destination",
+    "GoogleAds", "Http", "Identity", "JobRef", "JobSpec", "LaneOutcome", "LaneRef", "Meta",
+    "Python", "Rejection", "Source", "Tally", "TypedParam", "json_schema",
 ]  # fmt: skip
 
 JOB_ENDS = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -112,6 +105,17 @@ class Tally:
     def read(cls, wire: dict[str, Any]) -> Tally:
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in wire.items() if k in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row that a lane did not take whole: by its own key and never by its values."""
+
+    #: The value of the source's `key`, or "batch 3, row 17" where it has none to show.
+    row: str
+    #: The column at fault; empty where it is the row.
+    field: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

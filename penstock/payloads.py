@@ -55,7 +55,7 @@ class Payloads:
             view: self._seal(name, view, payload) for view, payload in views.items()
         }
         if sealed:
-            with _answering(), self._redis.pipeline(transaction=True) as pipe:
+            with answering(), self._redis.pipeline(transaction=True) as pipe:
                 pipe.hset(name, mapping=sealed)
                 pipe.expire(name, EXPIRE_SECONDS)
                 pipe.execute()
@@ -64,7 +64,7 @@ class Payloads:
     def take(self, job_id: str, epoch: int, seq: int, view: str) -> Payload | None:
         """The payload, or None where Redis lost it. Taking does not remove it."""
         name = _name(job_id, epoch, seq)
-        with _answering():
+        with answering():
             # redis-py types an async answer into every command.
             data: bytes | None = self._redis.hget(name, view)  # type: ignore[assignment]
         return None if data is None else self._open(name, view, data)
@@ -118,7 +118,7 @@ class Payloads:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as exc:

@@ -24,8 +24,7 @@ from penstock.errors import (
     SpecError,
     WaitTimeoutError,
 )
-from penstock.payloads import Payload, Payloads
-from penstock.payloads import answering as answering
+from penstock.payloads import Payload, Payloads, answering
 from penstock.settings import Settings
 
 EXPIRE_SECONDS = 300

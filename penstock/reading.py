@@ -11,9 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from penstock.audiences import Audience
+from penstock.destinations import KINDS, PLAIN
 from penstock.errors import SpecError, VersionError
 from penstock.params import TypedParam
-from penstock.spec import KINDS, WIRE_VERSION, Identity, JobSpec, Source, nearest
+from penstock.parts import nearest
+from penstock.spec import VERSIONS, WIRE_VERSION, Consent, Identity, JobSpec, Source
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -43,9 +46,10 @@ def read(document: Any, unknown: list[str] | None = None) -> JobSpec:
     for path, flaw in _unstorable(document):
         raise SpecError(f"The spec's {path or 'document'}: its text must not hold {flaw}.")
     version = document.get("v", WIRE_VERSION)
-    if version != WIRE_VERSION:
+    if version not in VERSIONS or isinstance(version, bool):
         raise VersionError(
-            f"The spec has version {version!r}, and this release reads version {WIRE_VERSION}: "
+            f"The spec has version {version!r}, and this release reads version "
+            f"{' and '.join(map(str, VERSIONS))}: "
             "upgrade the workers first, then the apps that enqueue."
         )
     document = _with_kinds(document)
@@ -105,7 +109,7 @@ def _with_kinds(document: dict[str, Any]) -> dict[str, Any]:
         if kind is None:
             raise SpecError(
                 f"Destination {n} names no platform{_typo(item)}: give it `customer_id` "
-                "(Google Ads), `audience_id` (Meta) or `bucket` (S3)."
+                "(Google Ads), `audience_id` (Meta) or `bucket` (S3), or say which by `kind`."
             )
         if not isinstance(kind, str) or kind not in KINDS:
             raise SpecError(
@@ -130,7 +134,7 @@ def _without_unknown(document: dict[str, Any], unknown: list[str]) -> dict[str, 
         return kept
 
     out: dict[str, Any] = keep(document, JobSpec, "")
-    for name, model in (("source", Source), ("identity", Identity)):
+    for name, model in (("source", Source), ("identity", Identity), ("consent", Consent)):
         if name in out:
             out[name] = keep(out[name], model, f"{name}.")
     source = out.get("source")
@@ -176,7 +180,7 @@ def _sentence(exc: ValidationError) -> str:
     # An unknown key is the cause of the missing one beside it: say it first.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     # pydantic names the members of a union in the path; the spec's author never wrote those.
-    loc = [p for p in first["loc"] if p not in KINDS and "TypedParam" not in str(p)]
+    loc = [p for p in first["loc"] if p not in KINDS and p != PLAIN and "TypedParam" not in str(p)]
     loc = loc[:-1] if loc[-2:] == ["value", "str"] else loc
     path = ".".join(str(p + 1) if isinstance(p, int) else p for p in loc)
     model = _model_at(first["loc"])
@@ -204,6 +208,8 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
             return Source
         case ("identity", _):
             return Identity
+        case ("consent", _):
+            return Consent
         case ("destinations", int(), str(kind), _):
-            return KINDS.get(kind)
+            return Audience if kind == PLAIN else KINDS.get(kind)
     return None

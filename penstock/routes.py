@@ -1,4 +1,4 @@
-"""Task and queue names: the only thing one service knows of another."""
+"""Names of tasks and queues: the only thing one service knows of another."""
 
 from __future__ import annotations
 
@@ -7,32 +7,44 @@ FINALIZE = "penstock.jobs.finalize"
 SWEEP = "penstock.jobs.sweep"
 EXTRACT = "penstock.extract.run"
 REFILL = "penstock.extract.refill"
+PREVIEW = "penstock.extract.preview"
 
 JOBS_QUEUE = "penstock.jobs"
 EXTRACT_QUEUE = "penstock.extract"
 
+#: Platforms whose destinations need no keys of their own, and the view of the rows that each takes.
+#: A new one is a line here and a file in services/upload/platforms.
+PLAIN_AUDIENCES: dict[str, str] = {
+    "linkedin": "meta",
+}
+#: Kinds of destination that the upload service brings batches to, a queue for each.
+PLATFORMS: tuple[str, ...] = (
+    "google_ads",
+    "data_manager",
+    "meta",
+    *PLAIN_AUDIENCES,
+    "http",
+    "python",
+)
+
 # kind of a destination -> the task that delivers a batch, the task that ends the lane, their queue
 DELIVER: dict[str, str] = {
-    "google_ads": "penstock.upload.google_ads.send",
-    "meta": "penstock.upload.meta.send",
+    **{kind: f"penstock.upload.{kind}.send" for kind in PLATFORMS},
     "s3": "penstock.export.write",
 }
 CLOSE: dict[str, str] = {
-    "google_ads": "penstock.upload.google_ads.close",
-    "meta": "penstock.upload.meta.close",
+    **{kind: f"penstock.upload.{kind}.close" for kind in PLATFORMS},
     "s3": "penstock.export.close",
 }
 LANE_QUEUES: dict[str, str] = {
-    "google_ads": "penstock.upload.google_ads",
-    "meta": "penstock.upload.meta",
+    **{kind: f"penstock.upload.{kind}" for kind in PLATFORMS},
     "s3": "penstock.export",
 }
 
 # What `penstock doctor` asks of the workers, one task for each queue that holds credentials.
 CHECK: dict[str, str] = {
     EXTRACT_QUEUE: "penstock.extract.check",
-    LANE_QUEUES["google_ads"]: "penstock.upload.google_ads.check",
-    LANE_QUEUES["meta"]: "penstock.upload.meta.check",
+    **{LANE_QUEUES[kind]: f"penstock.upload.{kind}.check" for kind in PLATFORMS},
     LANE_QUEUES["s3"]: "penstock.export.check",
 }
 
@@ -42,6 +54,7 @@ QUEUES: dict[str, str] = {
     SWEEP: JOBS_QUEUE,
     EXTRACT: EXTRACT_QUEUE,
     REFILL: EXTRACT_QUEUE,
+    PREVIEW: EXTRACT_QUEUE,
     **{task: LANE_QUEUES[kind] for kind, task in DELIVER.items()},
     **{task: LANE_QUEUES[kind] for kind, task in CLOSE.items()},
     **{task: queue for queue, task in CHECK.items()},

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from penstock.audiences import AudiencePart, Consented
+from penstock.destinations import KINDS, AnyDestination, Destination
 from penstock.params import Param, typed
+from penstock.parts import ConnectionName, Part, nearest
+
+__all__ = ["CONSENTS", "IDENTIFIERS", "KINDS", "WIRE_VERSION", "AnyDestination", "Consent",
+           "Destination", "Identity", "JobSpec", "Source", "json_schema", "nearest"]  # fmt: skip
 
 WIRE_VERSION = 1
+#: A dry run's document has this one, so that a worker of a release before dry runs refuses it
+#: where it would otherwise overlook the key and send.
+_DRY_VERSION = 2
+VERSIONS = (WIRE_VERSION, _DRY_VERSION)
 
-IDENTIFIERS = ("email", "phone", "first_name", "last_name", "city", "postal_code", "country",
-               "external_id")  # fmt: skip
+IDENTIFIERS = ("email", "phone", "first_name", "last_name", "city", "state", "postal_code",
+               "country", "gender", "date_of_birth", "external_id", "mobile_ad_id")  # fmt: skip
+CONSENTS = ("consent", "ad_user_data", "ad_personalization")
+_NAMES = (*IDENTIFIERS, *CONSENTS)
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _READS = re.compile(
     r"(?:\s|\(|--[^\n]*\n|(?>/\*.*?\*/))*+(select|with|table|values)\b",
@@ -33,21 +36,7 @@ _READS = re.compile(
 _STRINGS = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-
-# So that what `lanes()` makes of it is a lane's name as well.
-ConnectionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,55}$")]
-
-
-def nearest(name: str, known: tuple[str, ...]) -> str:
-    """A hint where the name looks like one that is known."""
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-class Source(_Part):
+class Source(Part):
     """What is read: a query or a table of a connection."""
 
     connection: ConnectionName = Field(
@@ -55,6 +44,9 @@ class Source(_Part):
     )
     query: str | None = Field(None, description="One SELECT; `%(name)s` stands for a parameter.")
     table: str | None = Field(None, description="A table or view, with its schema where needed.")
+    erasure: str | None = Field(
+        None, description="Id of an erasure; set by `penstock erase` alone."
+    )
     params: dict[str, Param] = Field(
         default_factory=dict, description="Values for the query's `%(name)s`, bound, never spliced."
     )
@@ -78,16 +70,19 @@ class Source(_Part):
     @classmethod
     def _known_names(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if name not in IDENTIFIERS:
+            if name not in _NAMES:
                 raise ValueError(
                     f"{name!r} is not a column that destinations know"
-                    f"{nearest(name, IDENTIFIERS)}; they know {', '.join(IDENTIFIERS)}"
+                    f"{nearest(name, _NAMES)}; they know {', '.join(_NAMES)}"
                 )
         return value
 
     @model_validator(mode="after")
     def _one_of_query_and_table(self) -> Source:
-        if (self.query is None) == (self.table is None):
+        if self.erasure is not None:
+            if self.query is not None or self.table is not None:
+                raise ValueError("`erasure` takes no `query` and no `table`")
+        elif (self.query is None) == (self.table is None):
             raise ValueError("give either `query` or `table`, and not both")
         if self.query is not None:
             if not _READS.match(self.query):
@@ -102,7 +97,7 @@ class Source(_Part):
         return self
 
 
-class Identity(_Part):
+class Identity(Part):
     """How identifiers are read."""
 
     default_country: str | None = Field(
@@ -124,124 +119,18 @@ class Identity(_Part):
         return value
 
 
-class _Destination(_Part):
-    connection: ConnectionName = Field(
-        description="Name of a connection of the workers: letters, digits, '_' and '-'."
+class Consent(Part):
+    """What people agreed to; a row's own columns (`consent`, `ad_user_data`, `ad_personalization`)
+    go before it.
+    """
+
+    value: Consented | None = Field(None, description="For rows that say nothing themselves.")
+    required: bool = Field(
+        False, description="Leave out of every audience who has not granted consent."
     )
-    lane: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$",
-        description="Name of the lane in status: letters, digits, '_' and '-'; the connection's "
-        "name unless given.",
-    )
-
-    view: ClassVar[str]  # which form of the rows the lane's payload carries
-    serial: ClassVar[bool] = False  # whether the platform takes one request at a time
 
 
-def _without(before: str) -> BeforeValidator:
-    """An id may be written as a number, and as the platforms' own pages show it."""
-
-    def read(value: Any) -> Any:
-        return str(value).replace(before, "") if isinstance(value, int | str) else value
-
-    return BeforeValidator(read, json_schema_input_type=int | str)
-
-
-_DIGITS = StringConstraints(pattern=r"^\d+$")
-
-
-class _Audience(_Destination):
-    mode: Literal["add"] = Field("add", description="What is done with the members: `add`.")
-    audience: str | None = Field(None, description="Name of an audience that exists.")
-
-
-class GoogleAds(_Audience):
-    """A Customer Match list of Google Ads."""
-
-    kind: Literal["google_ads"] = Field(
-        "google_ads", description="What it is; shows in the other keys."
-    )
-    customer_id: Annotated[str, _without("-")] = Field(
-        description="The account, ten digits; dashes are dropped."
-    )
-    user_list_id: Annotated[str, _DIGITS, _without("-")] | None = Field(
-        None, description="Id of the user list: digits."
-    )
-    ad_user_data: Literal["granted", "denied"] | None = Field(
-        None, description="Consent for sending user data to Google."
-    )
-    ad_personalization: Literal["granted", "denied"] | None = Field(
-        None, description="Consent for ad personalization."
-    )
-    view: ClassVar[str] = "google"
-    serial: ClassVar[bool] = True
-
-    @model_validator(mode="after")
-    def _one_list(self) -> GoogleAds:
-        if not re.fullmatch(r"\d{10}", self.customer_id):
-            raise ValueError("`customer_id` must have ten digits")
-        if (self.user_list_id is None) == (self.audience is None):
-            raise ValueError("give either `user_list_id` or `audience` (the list's name)")
-        return self
-
-
-class Meta(_Audience):
-    """A Custom Audience of Meta."""
-
-    kind: Literal["meta"] = Field("meta", description="What it is; shows in the other keys.")
-    audience_id: Annotated[str, _DIGITS, _without("act_")] | None = Field(
-        None, description="Id of the audience: digits."
-    )
-    account_id: Annotated[str, _without("act_")] | None = Field(
-        None, description="Ad account, needed to find an `audience` by its name."
-    )
-    view: ClassVar[str] = "meta"
-
-    @model_validator(mode="after")
-    def _one_audience(self) -> Meta:
-        if (self.audience_id is None) == (self.audience is None):
-            raise ValueError("give either `audience_id` or `audience` (its name)")
-        if self.audience is not None and self.account_id is None:
-            raise ValueError("`audience` (a name) needs `account_id` beside it")
-        return self
-
-
-class S3(_Destination):
-    """A file in S3."""
-
-    kind: Literal["s3"] = Field("s3", description="What it is; shows in the other keys.")
-    bucket: str = Field(min_length=3, description="A bucket that exists.")
-    key: str = Field(
-        min_length=1, description="Key of the object; `{job_id}` and `{name}` are filled in."
-    )
-    format: Literal["csv"] = Field("csv", description="`csv`.")
-    compression: Literal["gzip", "none"] = Field("gzip", description="`gzip` or `none`.")
-    link_seconds: int = Field(
-        7 * 86400, ge=60, le=7 * 86400, description="How long the download link lives."
-    )
-    view: ClassVar[str] = "rows"
-
-    @field_validator("key")
-    @classmethod
-    def _placeholders(cls, value: str) -> str:
-        for found in re.findall(r"\{([^{}]*)\}", value):
-            if found not in ("job_id", "name"):
-                raise ValueError(f"{{{found}}} is not known in `key`; use {{job_id}} or {{name}}")
-        if re.search(r"[{}]", re.sub(r"\{(job_id|name)\}", "", value)):
-            raise ValueError("`key` has a brace without its partner")
-        if value.startswith("/") or ".." in value.split("/"):
-            raise ValueError("`key` must not begin with '/' nor have a '..' part")
-        return value
-
-
-Destination = Annotated[GoogleAds | Meta | S3, Field(discriminator="kind")]
-KINDS: dict[str, type[_Destination]] = {
-    cls.model_fields["kind"].default: cls for cls in (GoogleAds, Meta, S3)
-}
-
-
-class JobSpec(_Part):
+class JobSpec(Part):
     """One source and one or more destinations."""
 
     name: str = Field(min_length=1, max_length=200, description="What people call the job.")
@@ -255,9 +144,23 @@ class JobSpec(_Part):
         description="Where it goes: a table of keys for each platform's audience and each file.",
     )
     identity: Identity = Field(Identity(), description="How identifiers are read.")
+    consent: Consent = Field(Consent(), description="What people agreed to.")
+    dry_run: bool = Field(
+        False, description="Read, hash, cut and count, and change nothing anywhere."
+    )
+    full: bool = Field(
+        False, description='Lanes of `mode = "mirror"` send everyone, not the difference.'
+    )
     batch_rows: int = Field(20_000, ge=1, le=500_000, description="Rows in a batch.")
     window: int = Field(16, ge=2, le=1_000, description="Batches that may be unsettled at a time.")
     v: int = Field(WIRE_VERSION, description="Version of this document.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dry_runs_say_so_in_the_version(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("dry_run") is True:
+            return {**data, "v": _DRY_VERSION}
+        return data
 
     @field_validator("job_id")
     @classmethod
@@ -269,6 +172,14 @@ class JobSpec(_Part):
         return value
 
     @model_validator(mode="after")
+    def _an_erasure_only_removes(self) -> JobSpec:
+        if self.source.erasure is not None:
+            for destination in self.destinations:
+                if not (isinstance(destination, AudiencePart) and destination.mode == "remove"):
+                    raise ValueError('an erasure takes destinations of `mode = "remove"` alone')
+        return self
+
+    @model_validator(mode="after")
     def _lanes_are_distinct(self) -> JobSpec:
         named = [d.lane for d in self.destinations if d.lane]
         for name in named:
@@ -276,10 +187,10 @@ class JobSpec(_Part):
                 raise ValueError(f"two destinations have the lane name {name!r}")
         return self
 
-    def lanes(self) -> dict[str, GoogleAds | Meta | S3]:
+    def lanes(self) -> dict[str, AnyDestination]:
         """Each destination under its lane's name, in the order of the spec."""
         taken = {d.lane for d in self.destinations if d.lane}
-        lanes: dict[str, GoogleAds | Meta | S3] = {}
+        lanes: dict[str, AnyDestination] = {}
         for destination in self.destinations:
             name, n = destination.lane or destination.connection, 1
             while name in lanes or (name in taken and not destination.lane):
@@ -289,11 +200,18 @@ class JobSpec(_Part):
         return lanes
 
     def wire(self) -> dict[str, Any]:
-        """The plain JSON document that travels."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The plain JSON document that travels: without what is as by default, so that a worker of
+        an earlier release knows every key that says something.
+        """
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        for part, destination in zip(document["destinations"], self.destinations, strict=True):
+            part["kind"] = destination.kind
+        return {**document, "v": self.v}
 
     def digest(self) -> str:
-        """Equal for equal specs: what tells the same job sent twice from an id used twice."""
+        """Equal for equal specs, in later releases too: what tells the same job sent twice from an
+        id used twice.
+        """
         body = {k: v for k, v in self.wire().items() if k not in ("job_id", "v")}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 

@@ -13,14 +13,19 @@ PROJECT = Path(__file__).resolve().parents[1]
 QUEUES = {
     "jobs": ("penstock.jobs",),
     "extract": ("penstock.extract",),
-    "upload.google_ads": ("penstock.upload.google_ads",),
-    "upload.meta": ("penstock.upload.meta",),
+    "upload.google_ads": ("penstock.upload.google_ads", "penstock.upload.data_manager"),
+    "upload.meta": ("penstock.upload.meta", "penstock.upload.linkedin"),
     "export": ("penstock.export",),
+}
+#: The same for workers that run only where a job wants them.
+OTHER_QUEUES = {
+    "upload.http": ("penstock.upload.http",),
+    "upload.python": ("penstock.upload.python",),
 }
 
 
 class Worker(Process):
-    """One `celery worker`. `what` is a key of QUEUES."""
+    """One `celery worker`. `what` is a key of QUEUES or OTHER_QUEUES."""
 
     def __init__(
         self, what: str, *, env: dict[str, str], directory: Path, number: int = 1, slots: int = 0
@@ -30,7 +35,7 @@ class Worker(Process):
         super().__init__(
             [
                 *(sys.executable, "-m", "celery", "-A", f"services.{service}.app", "worker"),
-                *("-Q", ",".join(QUEUES[what]), "-n", f"{what}-{number}@%h", "-E"),
+                *("-Q", ",".join((QUEUES | OTHER_QUEUES)[what]), "-n", f"{what}-{number}@%h", "-E"),
                 *("--without-gossip", "--without-mingle"),
                 *(("-c", str(slots)) if slots else ()),
             ],

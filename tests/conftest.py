@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.servers import GoogleAdsSandbox, MetaSandbox, Moto, Postgres, Rclone, Redis
+from sandbox.servers import (
+    DataManagerSandbox,
+    GoogleAdsSandbox,
+    LinkedInSandbox,
+    MetaSandbox,
+    Moto,
+    Postgres,
+    Rclone,
+    Redis,
+)
 from sandbox.servers.redis import DATABASES
 
-_PLATFORMS = ("google_sandbox", "meta_sandbox")
+_PLATFORMS = ("google_sandbox", "data_manager_sandbox", "meta_sandbox", "linkedin_sandbox")
 _number = count(1)
 
 
@@ -52,6 +61,20 @@ def google_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleA
 def meta_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetaSandbox]:
     """Reset before each test that asks for it; audiences and settings stay."""
     with MetaSandbox(tmp_path_factory.mktemp("meta")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def data_manager_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataManagerSandbox]:
+    """Reset before each test that asks for it; audiences and settings stay."""
+    with DataManagerSandbox(tmp_path_factory.mktemp("data_manager")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def linkedin_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LinkedInSandbox]:
+    """Reset before each test that asks for it; audiences and settings stay."""
+    with LinkedInSandbox(tmp_path_factory.mktemp("linkedin")) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from penstock import person
 from penstock.command.exits import Exit
-from penstock.command.jobs import told as told
+from penstock.command.jobs import told
 from penstock.command.reach import open_client, open_ledger
 from penstock.erase import Erased
 from penstock.errors import SpecError

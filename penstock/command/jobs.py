@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from penstock.client import Client
@@ -19,15 +19,26 @@ _LINES_EVERY = 1.0
 _DRAWN_EVERY = 0.5
 
 
-def submit(path: str, job_id: str | None, *, wait: bool, timeout: float | None) -> Exit:
-    spec = _spec(path)
+def submit(
+    path: str,
+    job_id: str | None,
+    *,
+    wait: bool,
+    timeout: float | None,
+    changes: Mapping[str, bool] | None = None,
+) -> Exit:
+    """`changes`: keys of the spec that the command line turns on."""
+    spec = read_spec(path)
+    turned_on = {key: True for key, on in (changes or {}).items() if on}
+    if turned_on:
+        spec = JobSpec.parse({**spec.wire(), **turned_on})
     with open_client(needs_ledger=wait) as client:
-        return _told(client, client.submit(spec, job_id), wait=wait, timeout=timeout)
+        return told(client, client.submit(spec, job_id), wait=wait, timeout=timeout)
 
 
 def retry(job_id: str, *, wait: bool, timeout: float | None) -> Exit:
     with open_client() as client:
-        return _told(client, client.retry(job_id), wait=wait, timeout=timeout)
+        return told(client, client.retry(job_id), wait=wait, timeout=timeout)
 
 
 def cancel(job_id: str) -> Exit:
@@ -55,7 +66,7 @@ def watch(job_id: str, *, as_json: bool, timeout: float | None) -> Exit:
         return _watch(ledger, job_id, timeout, sys.stdout, as_json=as_json)
 
 
-def _told(client: Client, job_id: str, *, wait: bool, timeout: float | None) -> Exit:
+def told(client: Client, job_id: str, *, wait: bool, timeout: float | None) -> Exit:
     """The id alone on stdout: what is watched goes to stderr."""
     sys.stdout.write(job_id + "\n")
     sys.stdout.flush()
@@ -94,7 +105,7 @@ def _documents(statuses: Iterator[dict[str, Any]], out: TextIO) -> str:
     return state
 
 
-def _spec(path: str) -> JobSpec:
+def read_spec(path: str) -> JobSpec:
     if path != "-":
         try:
             return JobSpec.load(path)

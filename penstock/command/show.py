@@ -112,6 +112,8 @@ def job(status: dict[str, Any]) -> Iterator[Text]:
 
 def _facts(status: dict[str, Any]) -> Iterator[tuple[str, Text]]:
     yield "job", Text(status["job_id"])
+    if status.get("dry_run"):
+        yield "dry run", Text("nothing was changed anywhere", "yellow")
     if status["retry_of"]:
         yield "retry of", Text(status["retry_of"])
     took = f" after {duration(status['seconds'])}" if status["seconds"] else ""

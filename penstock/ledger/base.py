@@ -20,9 +20,13 @@ from penstock.errors import LedgerRefusedError, LedgerSchemaError, LedgerUnreach
 if TYPE_CHECKING:
     from penstock.ledger.closings import Closings
     from penstock.ledger.deliveries import Deliveries
+    from penstock.ledger.erasures import Erasures
     from penstock.ledger.jobs import Jobs
+    from penstock.ledger.mirrors import Mirrors
     from penstock.ledger.parts import Parts
+    from penstock.ledger.reports import Reports
     from penstock.ledger.stream import Stream
+    from penstock.ledger.suppression import Suppression
     from penstock.ledger.sweep import Sweep
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -40,6 +44,8 @@ class Policy:
     max_crashes: int = 5
     #: So often may a stream without a key start over.
     max_restarts: int = 5
+    #: So many rejected rows of a lane are kept by their keys; all are counted.
+    report_rows: int = 10_000
 
 
 @dataclass(slots=True)
@@ -181,6 +187,30 @@ class Ledger:
         from penstock.ledger.closings import Closings  # noqa: PLC0415
 
         return Closings(self)
+
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        from penstock.ledger.mirrors import Mirrors  # noqa: PLC0415
+
+        return Mirrors(self)
+
+    @cached_property
+    def reports(self) -> Reports:
+        from penstock.ledger.reports import Reports  # noqa: PLC0415
+
+        return Reports(self)
+
+    @cached_property
+    def suppression(self) -> Suppression:
+        from penstock.ledger.suppression import Suppression  # noqa: PLC0415
+
+        return Suppression(self)
+
+    @cached_property
+    def erasures(self) -> Erasures:
+        from penstock.ledger.erasures import Erasures  # noqa: PLC0415
+
+        return Erasures(self)
 
     @cached_property
     def sweep(self) -> Sweep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ class Closing:
     cancelled: bool
     rows: int
     accepted: int
+    #: Rows that could not be delivered.
+    failed: int
+    removed: int
     parts: int
     #: File lanes: what all its pieces come to.
     bytes: int
@@ -86,7 +90,8 @@ class Closings:
                 return None
             return Closing(
                 job_id, lane, holder, spec_of(job), row["kind"], row["error"],
-                job["cancelling"], row["rows"], row["accepted"], row["parts"],
+                job["cancelling"], row["rows"], row["accepted"], row["failed"], row["removed"],
+                row["parts"],
                 self._bytes(db, job_id, lane), job["columns"] or [],
                 row["memo"], row["abandoned"], row["close_tries"],
             )  # fmt: skip
@@ -111,6 +116,70 @@ class Closings:
                  closing.job_id, closing.lane, closing.holder),
             )  # fmt: skip
             return done.rowcount == 1
+
+    def keep(self, closing: Closing, memo: dict[str, Any], removed: int = 0) -> bool:
+        """Write over the lane's memo, and count members that were taken out of the audience. False
+        where the closing is another's by now.
+        """
+        with self._ledger.transaction() as db:
+            done = db.execute(
+                "update penstock.lane set memo = memo || %s, removed = removed + %s "
+                "where job_id = %s and lane = %s and state = 'open' and close_holder = %s",
+                (Jsonb(memo), removed, closing.job_id, closing.lane, closing.holder),
+            )
+            return done.rowcount == 1
+
+    def requests(self, closing: Closing, limit: int = 1_000) -> list[str]:
+        """The first of those whose verdict is still to come."""
+        with self._ledger.transaction() as db:
+            rows = db.execute(
+                "select request from penstock.request where job_id = %s and lane = %s "
+                "and not checked order by seq, request limit %s",
+                (closing.job_id, closing.lane, limit),
+            ).fetchall()
+        return [row["request"] for row in rows]
+
+    def ask_after(self, closing: Closing, requests: Sequence[str]) -> None:
+        """Requests of the closing itself, which bring no rows of the source."""
+        if not requests:
+            return
+        with self._ledger.transaction() as db:
+            db.execute(
+                "insert into penstock.request (job_id, lane, seq, request, rows) "
+                "select job_id, lane, min(seq), unnest(%s::text[]), 0 from penstock.delivery "
+                "where job_id = %s and lane = %s group by job_id, lane on conflict do nothing",
+                (list(requests), closing.job_id, closing.lane),
+            )
+
+    def checked(self, closing: Closing, verdicts: Mapping[str, Mapping[str, int]]) -> int:
+        """Count what the platform rejected after all, and say how many rows; a request counts
+        once.
+        """
+        rejected_now = 0
+        with self._ledger.transaction() as db:
+            lock_job(db, closing.job_id)
+            for request, rejected in verdicts.items():
+                row = db.execute(
+                    "update penstock.request set checked = true where job_id = %s and lane = %s "
+                    "and request = %s and not checked returning rows",
+                    (closing.job_id, closing.lane, request),
+                ).fetchone()
+                if row is not None:
+                    counts = _at_most(rejected, row["rows"])
+                    rejected_now += sum(counts.values())
+                    db.execute(
+                        "update penstock.lane set accepted = accepted - %(n)s, "
+                        "rejected = rejected + %(n)s, "
+                        "reasons = penstock.add_counts(reasons, %(counts)s) "
+                        "where job_id = %(job)s and lane = %(lane)s and state = 'open'",
+                        {
+                            "n": sum(counts.values()),
+                            "counts": Jsonb(counts),
+                            "job": closing.job_id,
+                            "lane": closing.lane,
+                        },
+                    )
+        return rejected_now
 
     def snooze(self, closing: Closing, seconds: float, *, attempt: bool) -> None:
         """Come again later: the platform is still at work, or did not answer (an attempt)."""
@@ -183,6 +252,18 @@ class Closings:
                     (closing.job_id, closing.lane),
                 ).fetchone()
             return None if row is None or row["state"] == "open" else _outcome(row)
+
+
+def _at_most(counts: Mapping[str, int], rows: int) -> dict[str, int]:
+    """A platform may count one row for several reasons; the figures count it once."""
+    left = rows
+    kept = {}
+    for reason, count in counts.items():
+        taken = min(count, left)
+        if taken > 0:
+            kept[reason] = taken
+            left -= taken
+    return kept
 
 
 def _outcome(row: dict[str, Any]) -> dict[str, Any]:

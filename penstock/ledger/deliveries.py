@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from penstock.contract import S3, Batch, JobSpec, Tally
+from penstock.contract import Batch, JobSpec, Rejection, Tally
 from penstock.ledger.base import Connection, Ledger, Next, after_settling, lock_job, spec_of
+from penstock.ledger.reports import report
 from penstock.ledger.restarts import reread
 from penstock.ledger.unsent import fail_lane
+
+#: How long a batch waits while another of its lane creates the audience.
+_CREATING_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,21 @@ class Claim:
     columns: list[str]
 
 
+@dataclass(slots=True)
+class Beside:
+    """What a settled batch leaves in the ledger beside its figures, in the same transaction."""
+
+    rejections: list[Rejection] = field(default_factory=list)
+    #: Requests that the platform works on by itself, and their rows.
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    #: Written over the lane's memo.
+    keep: dict[str, Any] = field(default_factory=dict)
+    #: Added to the lane's figures.
+    figures: dict[str, int] = field(default_factory=dict)
+    #: More to write, by another group's verb.
+    also: Callable[[Connection], None] | None = None
+
+
 class Deliveries:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -54,6 +74,13 @@ class Deliveries:
                 # The platform asked this lane to wait: the sweep publishes when that is over.
                 _set(db, batch, "due_at = %s, deferred = false", row["waits"])
                 return None
+            if row["busy"] and not row["memo"] and _creates(job, batch.lane):
+                # Two that look for an audience that is not there yet would each create it.
+                _set(
+                    db, batch, "published = 0, "
+                    "due_at = clock_timestamp() + %s * interval '1 second'", _CREATING_SECONDS,
+                )  # fmt: skip
+                return None
             if row["serial"] and row["busy"]:
                 # Whoever sends for this lane now takes this one up at its settle.
                 _set(db, batch, "deferred = true")
@@ -62,7 +89,7 @@ class Deliveries:
             if row["state"] == "ready":
                 return _claim(batch, holder, job, row)  # its part has a lease of its own
             if crashes > policy.max_crashes:
-                if row["view"] == S3.view:
+                if row["kind"] == "s3":
                     # A file with a hole is no file.
                     return _fail_lane(
                         db, job, batch, f"The worker died {crashes} times on one batch of the file."
@@ -77,8 +104,15 @@ class Deliveries:
             )  # fmt: skip
             return _claim(batch, holder, job, row)
 
-    def renew(self, claim: Claim, progress: dict[str, Any] | None = None) -> bool:
-        """False: the lease is another's now; stop before the next request."""
+    def renew(
+        self,
+        claim: Claim,
+        progress: dict[str, Any] | None = None,
+        keep: dict[str, Any] | None = None,
+    ) -> bool:
+        """False: the lease is another's now; stop before the next request. `keep` is written over
+        the lane's memo.
+        """
         batch, policy = claim.batch, self._ledger.policy
         with self._ledger.transaction() as db:
             done = db.execute(
@@ -90,6 +124,8 @@ class Deliveries:
                 (Jsonb(progress) if progress is not None else None, policy.lease_seconds,
                  policy.lease_seconds, batch.job_id, batch.lane, batch.seq, claim.holder),
             )  # fmt: skip
+            if done.rowcount == 1 and keep:
+                _keep(db, batch, keep)
             return done.rowcount == 1
 
     def snooze(
@@ -129,7 +165,7 @@ class Deliveries:
             ).fetchone()
             return row["memo"] if row else None
 
-    def settle(self, claim: Claim, tally: Tally) -> Next | None:
+    def settle(self, claim: Claim, tally: Tally, beside: Beside | None = None) -> Next | None:
         """Count the batch for the lane; None where it was counted before. However often the work
         was done, this happens once.
         """
@@ -142,6 +178,8 @@ class Deliveries:
             ).fetchone()
             if row is None or row["state"] == "settled" or row["lane_state"] != "open":
                 return None
+            if beside is not None:
+                _beside(db, self._ledger.policy.report_rows, claim.batch, beside)
             return _settle(db, job, claim.batch, row, tally)
 
     def fail_lane(self, batch: Batch, error: str) -> Next:
@@ -203,6 +241,10 @@ def _claim(batch: Batch, holder: str, job: dict[str, Any], row: dict[str, Any]) 
     )  # fmt: skip
 
 
+def _creates(job: dict[str, Any], lane: str) -> bool:
+    return bool(getattr(spec_of(job).lanes()[lane], "create", False))
+
+
 def _open_job(db: Connection, batch: Batch) -> dict[str, Any] | None:
     """The locked job, where the message still speaks of what is going on."""
     job = lock_job(db, batch.job_id)
@@ -217,6 +259,33 @@ def _set(db: Connection, batch: Batch, what: str, *values: Any) -> None:
         "where job_id = %s and lane = %s and seq = %s",
         (*values, batch.job_id, batch.lane, batch.seq),
     )
+
+
+def _keep(db: Connection, batch: Batch, keep: dict[str, Any]) -> None:
+    db.execute(
+        "update penstock.lane set memo = memo || %s where job_id = %s and lane = %s",
+        (Jsonb(keep), batch.job_id, batch.lane),
+    )
+
+
+def _beside(db: Connection, most_reported: int, batch: Batch, beside: Beside) -> None:
+    if beside.keep:
+        _keep(db, batch, beside.keep)
+    if beside.figures:
+        db.execute(
+            "update penstock.lane set figures = penstock.add_counts(figures, %s) "
+            "where job_id = %s and lane = %s",
+            (Jsonb(beside.figures), batch.job_id, batch.lane),
+        )
+    for request, rows in beside.requests:
+        db.execute(
+            "insert into penstock.request (job_id, lane, seq, request, rows) "
+            "values (%s, %s, %s, %s, %s) on conflict do nothing",
+            (batch.job_id, batch.lane, batch.seq, request, rows),
+        )
+    report(db, most_reported, batch, beside.rejections)
+    if beside.also is not None:
+        beside.also(db)
 
 
 def _lost(rows: int, reason: str) -> Tally:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from penstock.contract import JobSpec
 from penstock.ledger.base import Ledger
-from penstock.ledger.jobs import insert_job as insert_job
+from penstock.ledger.jobs import insert_job
 from penstock.ledger.suppression import suppress
 
 #: A person: digests by the names of `penstock.person.KNOWN_BY`.

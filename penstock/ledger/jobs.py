@@ -19,7 +19,7 @@ class Jobs:
     def submit(self, job_id: str, spec: JobSpec, warnings: list[str] | None = None) -> bool:
         """Write the job down; False where it was there already. From here on it cannot be lost."""
         with self._ledger.transaction() as db:
-            return _insert(db, job_id, spec, warnings or [])
+            return insert_job(db, job_id, spec, warnings or [])
 
     def open(self, job_id: str) -> Next | None:
         """Make the lanes and let the stream run. None where the job is open or ended already."""
@@ -158,7 +158,7 @@ class Jobs:
                 return earlier[-1]["job_id"], spec_of(earlier[-1])
             new_id = f"{_stem(job_id)}.retry{len(earlier) + 1}"
             spec = spec.model_copy(update={"job_id": new_id, "destinations": kept})
-            _insert(db, new_id, spec, [])
+            insert_job(db, new_id, spec, [])
             db.execute("update penstock.job set retry_of = %s where job_id = %s", (job_id, new_id))
             return new_id, spec
 
@@ -178,6 +178,7 @@ class Jobs:
             "job_id": job_id,
             "name": job["name"],
             "state": job["state"],
+            "dry_run": bool(job["spec"].get("dry_run")),
             "stage": _stage(job),
             "extracted": job["extracted"],
             "total": job["total"],
@@ -201,7 +202,7 @@ class Jobs:
         return [r | {"created_at": r["created_at"].isoformat()} for r in rows]
 
 
-def _insert(db: Connection, job_id: str, spec: JobSpec, warnings: list[str]) -> bool:
+def insert_job(db: Connection, job_id: str, spec: JobSpec, warnings: list[str]) -> bool:
     made = db.execute(
         "insert into penstock.job (job_id, name, spec, digest, warnings) "
         "values (%s, %s, %s, %s, %s) "
@@ -247,6 +248,9 @@ def _lane_status(lane: dict[str, Any]) -> dict[str, Any]:
     details = dict(lane["details"])
     if lane["unusable"]:
         details["unusable_values"] = lane["unusable"]
+    details |= lane["figures"]
+    if lane["removed"]:
+        details["removed"] = lane["removed"]
     reasons = sorted(lane["reasons"].items(), key=lambda item: (-item[1], item[0]))
     return {
         "lane": lane["lane"],
@@ -258,6 +262,7 @@ def _lane_status(lane: dict[str, Any]) -> dict[str, Any]:
         "skipped": lane["skipped"],
         "failed": lane["failed"],
         "reasons": [{"reason": reason, "count": count} for reason, count in reasons],
+        "reported": lane["reported"],
         "error": lane["error"],
         "artifacts": lane["artifacts"],
         "details": details,

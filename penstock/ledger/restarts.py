@@ -39,6 +39,7 @@ def start_over(db: Connection, job_id: str) -> None:
         """
         update penstock.lane set recorded = 0, settled = 0, released = 0, rows = 0, accepted = 0,
             rejected = 0, skipped = 0, failed = 0, reasons = '{}', unusable = '{}', parts = 0,
+            figures = '{}', reported = 0, report_more = 0, removed = 0,
             cut = 0, close_at = case when error is null then null else close_at end,
             abandoned = case when memo = '{}' then abandoned else abandoned || memo end,
             memo = '{}', close_holder = null, close_lease = null, close_tries = 0

@@ -4,14 +4,23 @@ Each one listens on a free port of 127.0.0.1 (or on a unix socket), keeps its da
 directory of its own, and ends with the process that started it, however that one ends.
 """
 
-from sandbox.servers.platforms import GoogleAdsSandbox, MetaSandbox
+from sandbox.servers.platforms import (
+    DataManagerSandbox,
+    EndpointSandbox,
+    GoogleAdsSandbox,
+    LinkedInSandbox,
+    MetaSandbox,
+)
 from sandbox.servers.postgres import Postgres
 from sandbox.servers.process import Process, ServerError, free_port
 from sandbox.servers.redis import Redis
 from sandbox.servers.s3 import Moto, Rclone
 
 __all__ = [
+    "DataManagerSandbox",
+    "EndpointSandbox",
     "GoogleAdsSandbox",
+    "LinkedInSandbox",
     "MetaSandbox",
     "Moto",
     "Postgres",

@@ -98,13 +98,29 @@ class _Platform(Process):
 
 
 class GoogleAdsSandbox(_Platform):
-    """Google Ads and its Data Manager."""
+    """Google Ads, as far as Customer Match goes."""
 
     def __init__(
         self, directory: Path, *, port: int = 0, control: int = 0, arguments: tuple[str, ...] = ()
     ) -> None:
         super().__init__(
             "sandbox.google_ads", directory, port=port, control=control, arguments=arguments
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """What a gRPC channel takes."""
+        return f"127.0.0.1:{self.port}"
+
+
+class DataManagerSandbox(_Platform):
+    """Google's Data Manager API, as far as audience members go."""
+
+    def __init__(
+        self, directory: Path, *, port: int = 0, control: int = 0, arguments: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(
+            "sandbox.data_manager", directory, port=port, control=control, arguments=arguments
         )
 
     @property
@@ -125,6 +141,38 @@ class MetaSandbox(_Platform):
     def url(self) -> str:
         """What the SDK's session takes as its GRAPH."""
         return f"http://127.0.0.1:{self.port}"
+
+
+class LinkedInSandbox(_Platform):
+    """LinkedIn's Marketing API, as far as Matched Audiences go."""
+
+    def __init__(
+        self, directory: Path, *, port: int = 0, control: int = 0, arguments: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(
+            "sandbox.linkedin", directory, port=port, control=control, arguments=arguments
+        )
+
+    @property
+    def url(self) -> str:
+        """What a connection takes as its `api_url`."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+class EndpointSandbox(_Platform):
+    """A destination of one's own; an audience of its control port is a lane."""
+
+    def __init__(
+        self, directory: Path, *, port: int = 0, control: int = 0, arguments: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(
+            "sandbox.endpoint", directory, port=port, control=control, arguments=arguments
+        )
+
+    @property
+    def url(self) -> str:
+        """What a connection takes as its `url`."""
+        return f"http://127.0.0.1:{self.port}/batches?token=in-the-query"
 
 
 # Without the proxies of the environment, which know nothing of this machine's own ports.

@@ -6,6 +6,7 @@ from typing import Any
 
 from penstock.contract import Artifact, LaneOutcome
 from penstock.ledger.closings import Closing
+from services.export import dryrun
 from services.export.piece import piece_of
 from services.export.settings import ExportSettings
 from services.export.store import UploadGone
@@ -16,6 +17,8 @@ from services.runtime.worker import Worker
 
 def bring_to_end(worker: Worker, settings: ExportSettings, closing: Closing) -> LaneOutcome:
     target = target_of(worker.connections, closing.spec, closing.job_id, closing.lane)
+    if closing.spec.dry_run:
+        return dryrun.outcome(closing, target)
     for memo in closing.abandoned:
         _abort(target, memo)
     if closing.error or closing.cancelled:

@@ -7,6 +7,7 @@ from penstock.errors import PayloadKeyError, PayloadsUnreachableError
 from penstock.ledger.deliveries import Claim
 from penstock.ledger.parts import Part, piece_view
 from penstock.payloads import Payload
+from services.export import dryrun
 from services.export.piece import piece_of
 from services.export.settings import ExportSettings
 from services.export.store import UploadGone
@@ -30,6 +31,9 @@ def write(worker: Worker, settings: ExportSettings, batch: Batch) -> None:
         return
     try:
         target = target_of(worker.connections, claim.spec, batch.job_id, batch.lane)
+        if claim.spec.dry_run:
+            dryrun.measure(worker, settings, claim, target)
+            return
         if claim.state == "pending" and not _make_piece(worker, settings, claim, target):
             return
         while (part := worker.ledger.parts.cut(claim)) is not None:

@@ -60,5 +60,5 @@ def _failed(closing: Closing, verdict: Verdict) -> LaneOutcome:
     """What was accepted cannot be vouched for: it counts as failed, and a retry sends it again."""
     details = {}
     if closing.memo:
-        details["left_behind"] = f"may still be there, unfinished: {', '.join(closing.memo)}"
+        details["left_behind"] = "what was begun there may still be there, unfinished"
     return LaneOutcome(error=closing.error or verdict.reason, lost_to="failed", details=details)

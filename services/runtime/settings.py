@@ -34,6 +34,9 @@ class WorkerSettings(ClientSettings):
     max_restarts: int = Field(
         5, ge=1, description="So often may a stream without a key start over."
     )
+    report_rows: int = Field(
+        10_000, ge=0, description="So many rejected rows of a lane are kept for its report."
+    )
     ledger_connections: int = Field(
         4, ge=1, description="Connections to the ledger that one worker process may hold."
     )
@@ -51,7 +54,13 @@ class WorkerSettings(ClientSettings):
         return value
 
     def policy(self) -> Policy:
-        return Policy(self.lease_seconds, self.grace_seconds, self.max_crashes, self.max_restarts)
+        return Policy(
+            self.lease_seconds,
+            self.grace_seconds,
+            self.max_crashes,
+            self.max_restarts,
+            self.report_rows,
+        )
 
 
 class LaneSettings(WorkerSettings):

@@ -8,7 +8,7 @@ from services.upload.settings import UploadSettings
 app = make_worker_app(
     "upload",
     UploadSettings,
-    queues=[routes.LANE_QUEUES["google_ads"], routes.LANE_QUEUES["meta"]],
+    queues=[routes.LANE_QUEUES[kind] for kind in routes.PLATFORMS],
     pool="threads",
     worker_concurrency=4,
 )

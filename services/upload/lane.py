@@ -1,47 +1,35 @@
-"""One batch of one lane: take, cut, send, settle."""
+"""One batch of one lane: take, sift, cut, send, settle."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from penstock.contract import GONE, Batch, Tally
+from penstock.audiences import AudiencePart
+from penstock.contract import GONE, Batch, JobSpec, Rejection, Tally
 from penstock.errors import PayloadKeyError, PayloadsUnreachableError
 from penstock.ledger import Next
-from penstock.ledger.deliveries import Claim
-from services.runtime.backoff import seconds_to_wait
+from penstock.ledger.deliveries import Beside, Claim
 from services.runtime.heartbeat import Heartbeat
 from services.runtime.logs import log
-from services.runtime.verdicts import Fatal, Retryable, RowsRejected
+from services.runtime.verdicts import Fatal, Retryable
 from services.runtime.worker import Worker, holder
-from services.upload.chunk import chunks, members_of
-from services.upload.platform import Platform, Sender, Sent
+from services.upload import sift
+from services.upload.chunk import after, chunks, lots_of, members_of
+from services.upload.mirroring import BatchMirror, is_mirror
+from services.upload.patience import GivenBack, Patience
+from services.upload.platform import Action, Lot, Platform, Sender
+from services.upload.progress import Progress
+from services.upload.requests import Requests
 from services.upload.settings import UploadSettings
 
 #: How long a batch waits whose payload cannot be had for the moment.
 _PAUSE_SECONDS = 10.0
 
-
-@dataclass(slots=True)
-class _Progress:
-    """What of a batch is sent: kept in the ledger, so that a retry does not send it twice."""
-
-    done: int = 0
-    accepted: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-
-    def add(self, rows: int, sent: Sent) -> None:
-        self.done += rows
-        self.accepted += sent.accepted
-        for reason, count in sent.rejected.items():
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
-
-
-class _Given(Exception):  # noqa: N818 - how a delivery leaves the middle of its work
-    """The batch was given back, or taken by another."""
+PlatformOf = Callable[[JobSpec, Batch], Platform]
 
 
 class Delivery:
@@ -55,8 +43,12 @@ class Delivery:
         self._platform = platform
         self._claim = claim
         self._ledger = worker.ledger.deliveries
-        self._progress = _Progress(**claim.progress)
-        self._tries = claim.tries
+        self._memo: dict[str, Any] = claim.memo
+        self._progress = Progress.read(claim.progress)
+        destination = claim.spec.lanes()[claim.batch.lane]
+        mode = destination.mode if isinstance(destination, AudiencePart) else "add"
+        self._action: Action = "add" if mode == "mirror" else mode
+        self._mirrored = is_mirror(claim.spec, claim.batch.lane)
 
     def run(self) -> Next | None:
         claim = self._claim
@@ -73,100 +65,123 @@ class Delivery:
             return self._ledger.fail_lane(batch, str(exc))
         if payload is None:
             return self._ledger.missing(claim)
-        members = members_of(payload)
+        members = members_of(payload, claim.columns)
         try:
+            mirror = BatchMirror(self._worker.ledger, claim, members) if self._mirrored else None
             with Heartbeat(lambda: self._ledger.renew(claim), self._settings.lease_seconds) as beat:
-                self._send(members, beat)
-        except _Given:
+                self._send(members, mirror, beat)
+        except GivenBack:
             return None
         except Fatal as no:
             log.error("job %s, lane %s ends: %s", batch.job_id, batch.lane, no.reason)
             return self._ledger.fail_lane(batch, no.reason)
-        return self._ledger.settle(claim, self._tally(payload.about))
+        return self._ledger.settle(
+            claim, self._tally(payload.about), self._beside(payload.about, mirror)
+        )
 
-    def _send(self, members: pa.RecordBatch, beat: Heartbeat) -> None:
-        if members.num_rows == 0:
-            return
-        sender = self._prepared(members.num_rows, beat)
-        size = self._platform.row_bytes(members.schema.names)
-        for chunk in chunks(members, self._platform.limits, size, self._progress.done):
-            last = self._progress.done + chunk.num_rows == members.num_rows
-            self._progress.add(chunk.num_rows, self._sent(sender, chunk, last=last, beat=beat))
-            if not last and not self._ledger.renew(self._claim, asdict(self._progress)):
-                raise _Given
+    def _send(self, members: pa.RecordBatch, mirror: BatchMirror | None, beat: Heartbeat) -> None:
+        patience = Patience(self._worker, self._settings, self._claim, self._progress, beat)
+        lots = lots_of(members, self._action, by_consent=self._platform.by_consent)
+        for lot, rows in lots[self._progress.lot :]:
+            wanted, left = self._sifted(after(rows, self._progress.row), mirror)
+            if wanted.num_rows:
+                sender = self._prepared(lot, wanted.num_rows, patience)
+                self._send_lot(wanted, left, sender, patience)
+            self._pass_by(left, None)
+            self._progress.next_lot()
 
-    def _prepared(self, rows: int, beat: Heartbeat) -> Sender:
-        memo = self._claim.memo
+    def _send_lot(
+        self,
+        rows: pa.RecordBatch,
+        left: list[sift.Left],
+        sender: Sender,
+        patience: Patience,
+    ) -> None:
+        requests = Requests(self._platform, sender, patience, self._settings)
+        unsent = rows.num_rows
+        size = self._platform.row_bytes(rows.schema.names)
+        for chunk in chunks(rows, self._platform.limits, size):
+            unsent -= chunk.num_rows
+            sent = requests.send(chunk, last=unsent == 0)
+            self._progress.made += requests.made_since()
+            self._progress.requests += requests.open_since()
+            self._pass_by(left, chunk)
+            self._progress.add(chunk, sent)
+            self._memo.update(sent.keep)
+            if not self._ledger.renew(self._claim, asdict(self._progress), dict(sent.keep)):
+                raise GivenBack
+
+    def _sifted(
+        self, rows: pa.RecordBatch, mirror: BatchMirror | None
+    ) -> tuple[pa.RecordBatch, list[sift.Left]]:
+        left: list[sift.Left] = []
+        # Whoever must not be sent may still be taken out.
+        if self._action != "remove":
+            found = sift.suppressed(self._worker.ledger, rows)
+            if found is not None:
+                rows, more = sift.split(rows, found, sift.SUPPRESSED)
+                left += more
+        if mirror is not None:
+            for unwanted, reason in mirror.unwanted():
+                rows, more = sift.split(rows, unwanted(rows), reason)
+                left += more
+        return rows, left
+
+    def _pass_by(self, left: list[sift.Left], chunk: pa.RecordBatch | None) -> None:
+        """Count those that were left out up to the chunk's last row, or to the lot's end."""
+        upto = None if chunk is None else chunk.column("row")[-1].as_py()
+        for each in left:
+            self._progress.skip(each.reason, each.between(self._progress.row, upto))
+
+    def _prepared(self, lot: Lot, rows: int, patience: Patience) -> Sender:
         while True:
             try:
-                new = self._platform.prepare(memo)
+                new = self._platform.prepare(self._memo, lot)
             except Retryable as later:
-                self._wait(later, beat)
+                patience.wait(later)
                 continue
             if new:
                 kept = self._ledger.remember(self._claim, new)
                 if kept is None:
-                    raise _Given
-                memo = kept
-            return self._platform.sender(memo, rows)
-
-    def _sent(self, sender: Sender, chunk: pa.RecordBatch, *, last: bool, beat: Heartbeat) -> Sent:
-        while True:
-            if beat.lost:
-                raise _Given
-            try:
-                sent = sender.send(chunk, last=last)
-            except Retryable as later:
-                self._wait(later, beat)
-            except RowsRejected as no:
-                return Sent(0, {no.reason: chunk.num_rows})
-            else:
-                self._tries = 0
-                return sent
-
-    def _wait(self, later: Retryable, beat: Heartbeat) -> None:
-        """Sleep a short wait; give the batch back for a long one. Being told to slow down burns no
-        attempt; when the attempts are used up, the lane ends.
-        """
-        settings = self._settings
-        seconds = seconds_to_wait(later, self._tries, settings)
-        if not later.throttled:
-            self._tries += 1
-            if self._tries >= settings.lane_tries:
-                raise Fatal(f"{later.reason} (tried {self._tries} times)")
-        batch = self._claim.batch
-        log.warning(
-            "job %s, lane %s, batch %d: %s Again in %.1f s.",
-            batch.job_id, batch.lane, batch.seq, later.reason, seconds,
-        )  # fmt: skip
-        if seconds <= settings.patience_seconds and not beat.lost:
-            time.sleep(seconds)
-            return
-        self._ledger.snooze(
-            self._claim, seconds, asdict(self._progress), tries=self._tries,
-            throttled=later.throttled,
-        )  # fmt: skip
-        raise _Given
+                    raise GivenBack
+                self._memo = kept
+            return self._platform.sender(self._memo, rows, lot)
 
     def _tally(self, about: dict[str, Any]) -> Tally:
-        tally = Tally(accepted=self._progress.accepted, unusable=about["unusable"])
+        tally = Tally(accepted=self._progress.accepted, unusable=about.get("unusable", {}))
         for reason, count in self._progress.rejected.items():
             tally.count("rejected", count, reason)
-        for reason, count in about["skipped"].items():
-            tally.count("skipped", count, reason)
+        for skipped in (self._progress.skipped, about.get("skipped", {})):
+            for reason, count in skipped.items():
+                tally.count("skipped", count, reason)
         tally.count("skipped", self._claim.rows - about["rows"], GONE)
         return tally
 
+    def _beside(self, about: dict[str, Any], mirror: BatchMirror | None) -> Beside:
+        seq = self._claim.batch.seq
+        told = [*about.get("rejects", ()), *self._progress.report]
+        beside = Beside(
+            rejections=[
+                Rejection(f"batch {seq}, row {row + 1}" if type(row) is int else row, *why)
+                for row, *why in told
+            ],
+            requests=[(request, rows) for request, rows in self._progress.requests],
+            figures={"requests": self._progress.made} if self._progress.made else {},
+        )
+        if mirror is not None and not self._claim.spec.dry_run:
+            beside.also = mirror.staging(self._progress.refused)
+        return beside
+
 
 def deliver(
-    worker: Worker, settings: UploadSettings, platform_of: Any, batch: Batch
+    worker: Worker, settings: UploadSettings, platform_of: PlatformOf, batch: Batch
 ) -> Next | None:
     """Take the batch, if it is to be had, and bring it to its platform."""
     claim = worker.ledger.deliveries.claim(batch, holder())
     if not isinstance(claim, Claim):
         return claim
     try:
-        platform = platform_of(claim.spec, batch.lane)
+        platform = platform_of(claim.spec, batch)
     except Fatal as no:
         return worker.ledger.deliveries.fail_lane(batch, no.reason)
     return Delivery(worker, settings, platform, claim).run()

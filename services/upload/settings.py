@@ -16,3 +16,9 @@ class UploadSettings(LaneSettings):
     poll_seconds: float = Field(
         30, gt=0, description="How often a platform is asked whether it has done its work."
     )
+    most_halvings: int = Field(
+        32,
+        ge=0,
+        description="So often is a chunk halved that a platform refused as a whole, to find its "
+        "bad rows.",
+    )

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Ignore
 
 from penstock import routes
-from penstock.contract import Batch, JobSpec, LaneOutcome, LaneRef
+from penstock.contract import Batch, JobSpec, LaneRef
 from penstock.errors import ConnectionsError, SpecError
-from penstock.ledger.closings import Closing
 from services.runtime.checks import check_connections
-from services.runtime.closing import Wait, close_lane
+from services.runtime.closing import close_lane
 from services.runtime.verdicts import Fatal
 from services.runtime.worker import worker_of
+from services.upload import platforms
 from services.upload.app import app
+from services.upload.dryrun import DryRun
+from services.upload.ending import bring_to_end
 from services.upload.lane import deliver
-from services.upload.platform import LaneEnd, Platform
-from services.upload.platforms import CHECKS, PLATFORMS
+from services.upload.platform import Context, Platform
 
 
-def _platform_of(spec: JobSpec, lane: str) -> Platform:
-    destination = spec.lanes()[lane]
+def _platform_of(spec: JobSpec, batch: Batch) -> Platform:
+    destination = spec.lanes()[batch.lane]
     try:
         connection = worker_of(app).connections.get(destination.connection, destination.kind)
     except (SpecError, ConnectionsError) as exc:
         raise Fatal(str(exc)) from None
-    return PLATFORMS[destination.kind](connection, destination, app.settings.poll_seconds)
-
-
-def _bring_to_end(closing: Closing) -> LaneOutcome | Wait:
-    end = LaneEnd(closing.accepted, closing.error, closing.cancelled)
-    return _platform_of(closing.spec, closing.lane).close(closing.memo, end)
+    context = Context(
+        poll_seconds=app.settings.poll_seconds,
+        dry_run=spec.dry_run,
+        job_id=batch.job_id,
+        job_name=spec.name,
+        lane=batch.lane,
+        seq=batch.seq,
+    )
+    platform = platforms.platform(destination.kind, connection, destination, context)
+    # Here and nowhere else, so that no layer below can forget it.
+    return DryRun(platform) if spec.dry_run else platform
 
 
 def _register(kind: str) -> None:
@@ -43,7 +50,9 @@ def _register(kind: str) -> None:
 
     @app.task(name=routes.CLOSE[kind], ignore_result=False)
     def close(message: dict[str, Any]) -> dict[str, Any]:
-        outcome = close_lane(worker_of(app), app.settings, LaneRef.read(message), _bring_to_end)
+        worker, settings = worker_of(app), app.settings
+        end = partial(bring_to_end, worker, settings, _platform_of)
+        outcome = close_lane(worker, settings, LaneRef.read(message), end)
         if outcome is None:
             # Parked: no part of the chord returns. The same task is sent again when it is time.
             raise Ignore
@@ -51,8 +60,9 @@ def _register(kind: str) -> None:
 
     @app.task(name=routes.CHECK[routes.LANE_QUEUES[kind]], ignore_result=False)
     def check() -> list[dict[str, Any]]:
-        return check_connections(worker_of(app).connections, {kind: CHECKS[kind]})
+        look = partial(platforms.check, kind)
+        return check_connections(worker_of(app).connections, {kind: look})
 
 
-for _kind in PLATFORMS:
+for _kind in routes.PLATFORMS:
     _register(_kind)

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from sandbox.customers import Expected, create_customers
-from sandbox.servers import GoogleAdsSandbox, MetaSandbox, Postgres, Rclone, Redis
+from sandbox.servers import (
+    DataManagerSandbox,
+    GoogleAdsSandbox,
+    LinkedInSandbox,
+    MetaSandbox,
+    Postgres,
+    Rclone,
+    Redis,
+)
 from tests.harness import Stack
 
 _number = count(1)
@@ -20,7 +28,12 @@ Table = Callable[[int], tuple[dict[str, Any], Expected]]
 
 
 def _connections(
-    source_url: str, google: GoogleAdsSandbox, meta: MetaSandbox, s3: Rclone
+    source_url: str,
+    google: GoogleAdsSandbox,
+    data_manager: DataManagerSandbox,
+    meta: MetaSandbox,
+    linkedin: LinkedInSandbox,
+    s3: Rclone,
 ) -> dict[str, dict[str, Any]]:
     return {
         "warehouse": {"kind": "postgres", "url": source_url},
@@ -36,6 +49,16 @@ def _connections(
             "app_secret": "sandbox-secret",
             "graph_url": meta.url,
         },
+        "data_manager": {
+            "kind": "data_manager",
+            "endpoint": data_manager.endpoint,
+            "insecure": True,
+        },
+        "linkedin": {
+            "kind": "linkedin",
+            "access_token": "sandbox",
+            "api_url": linkedin.url,
+        },
         "files": {
             "kind": "s3",
             "endpoint_url": s3.endpoint_url,
@@ -48,9 +71,16 @@ def _connections(
 
 @pytest.fixture
 def connections(
-    source_url: str, google_sandbox: GoogleAdsSandbox, meta_sandbox: MetaSandbox, s3_server: Rclone
+    source_url: str,
+    google_sandbox: GoogleAdsSandbox,
+    data_manager_sandbox: DataManagerSandbox,
+    meta_sandbox: MetaSandbox,
+    linkedin_sandbox: LinkedInSandbox,
+    s3_server: Rclone,
 ) -> dict[str, dict[str, Any]]:
-    return _connections(source_url, google_sandbox, meta_sandbox, s3_server)
+    return _connections(
+        source_url, google_sandbox, data_manager_sandbox, meta_sandbox, linkedin_sandbox, s3_server
+    )
 
 
 @pytest.fixture
@@ -74,7 +104,9 @@ def running(
     postgres_server: Postgres,
     shared_source: str,
     google_sandbox: GoogleAdsSandbox,
+    data_manager_sandbox: DataManagerSandbox,
     meta_sandbox: MetaSandbox,
+    linkedin_sandbox: LinkedInSandbox,
     s3_server: Rclone,
 ) -> Iterator[Stack]:
     """All workers and beat, shared: never stop or kill them."""
@@ -82,7 +114,14 @@ def running(
         tmp_path_factory.mktemp("running"),
         redis_server.database_url(0),
         postgres_server.create_database("shared_ledger"),
-        _connections(shared_source, google_sandbox, meta_sandbox, s3_server),
+        _connections(
+            shared_source,
+            google_sandbox,
+            data_manager_sandbox,
+            meta_sandbox,
+            linkedin_sandbox,
+            s3_server,
+        ),
     ) as stack:
         yield stack.start()
 

@@ -34,10 +34,12 @@ from sandbox.servers import GoogleAdsSandbox
 from sandbox.servers.process import free_port
 from services.runtime.closing import Wait
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
-from services.upload.platform import LaneEnd, Sent
-from services.upload.platforms import CHECKS, PLATFORMS
-from services.upload.platforms.google_ads import GoogleAdsPlatform, GoogleAdsSender, add_request
+from services.upload import platforms
+from services.upload.platform import Checked, Context, LaneEnd, Lot, Sent
+from services.upload.platforms.google_ads import GoogleAdsPlatform, GoogleAdsSender, check
 from services.upload.platforms.google_ads_api import GoogleAdsApi, api_of
+from services.upload.platforms.google_ads_jobs import Closing
+from services.upload.platforms.google_ads_request import add_request
 
 ROOT = Path(__file__).resolve().parents[2]
 CUSTOMER = "1234567890"
@@ -46,6 +48,8 @@ TOKEN = "developer-token-of-the-tests"
 PATIENCE = 60
 DIGEST = pa.binary(32)
 GOOD = LaneEnd(accepted=1, error=None, cancelled=False)
+ADD = Lot("add")
+FILLED = {"filled add": True}
 
 
 def sha(text: str) -> bytes:
@@ -83,19 +87,31 @@ def platform(
     if "audience" not in wanted:
         wanted.setdefault("user_list_id", "111")
     return GoogleAdsPlatform(
-        connection(sandbox.endpoint), GoogleAds.model_validate(wanted), poll_seconds
+        connection(sandbox.endpoint), GoogleAds.model_validate(wanted), Context(poll_seconds)
     )
 
 
 def send(lane: GoogleAdsPlatform, memo: dict[str, Any], *chunks: pa.RecordBatch) -> list[Sent]:
-    sender = lane.sender(memo, sum(one.num_rows for one in chunks))
-    return [sender.send(one, last=one is chunks[-1]) for one in chunks]
+    """Keeps in the memo what the lane's ledger would."""
+    sender = lane.sender(memo, sum(one.num_rows for one in chunks), ADD)
+    done = [sender.send(one, last=one is chunks[-1]) for one in chunks]
+    for sent in done:
+        memo |= sent.keep
+    return done
+
+
+def look(lane: GoogleAdsPlatform, memo: dict[str, Any], end: LaneEnd = GOOD) -> LaneOutcome | Wait:
+    """One close, as the core does it: whatever is to be kept is kept, and asked again at once."""
+    while isinstance(found := lane.close(memo, end), Checked):
+        assert found.keep
+        memo |= found.keep
+    return found
 
 
 def close(lane: GoogleAdsPlatform, memo: dict[str, Any], end: LaneEnd = GOOD) -> LaneOutcome:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        found = lane.close(memo, end)
+        found = look(lane, memo, end)
         if isinstance(found, LaneOutcome):
             return found
         time.sleep(found.seconds)
@@ -126,7 +142,7 @@ def sandbox(google_sandbox: GoogleAdsSandbox) -> Iterator[GoogleAdsSandbox]:
 
 def test_the_members_are_those_that_were_sent(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     rows = chunk(
         email=["a", None, "c", None],
         phone=[None, "p2", "p3", None],
@@ -136,10 +152,10 @@ def test_the_members_are_those_that_were_sent(sandbox: GoogleAdsSandbox) -> None
         postal_code=[None, None, "10115", "94105-1234"],
     )
     # A slice starts in the middle of its buffers.
-    assert send(lane, memo, rows.slice(0, 1), rows.slice(1, 3)) == [Sent(1), Sent(3)]
+    assert send(lane, memo, rows.slice(0, 1), rows.slice(1, 3)) == [Sent(1, keep=FILLED), Sent(3)]
     assert sandbox.members("111") == []
 
-    assert lane.close(memo, LaneEnd(4, None, cancelled=False)) == Wait(0.05)
+    assert look(lane, memo, LaneEnd(4, None, cancelled=False)) == Wait(0.05)
     outcome = close(lane, memo)
 
     def hexed(text: str) -> str:
@@ -152,7 +168,7 @@ def test_the_members_are_those_that_were_sent(sandbox: GoogleAdsSandbox) -> None
         f"address:{hexed('f4')}:{hexed('l4')}:US:94105-1234",
     }
     assert outcome == LaneOutcome(
-        details={"list": LIST, "job": memo["job"], "match_rate_range": "less than 20 %"}
+        details={"list": LIST, "job": memo["job add"], "match_rate_range": "less than 20 %"}
     )
     assert [(job["operations"], job["status"]) for job in jobs(sandbox)] == [(4, "SUCCESS")]
 
@@ -165,8 +181,8 @@ def test_a_full_request_fits_the_limits(sandbox: GoogleAdsSandbox) -> None:
     full = chunk(**columns, country=["DE"] * rows, postal_code=["10115"] * rows)
     estimate = lane.row_bytes(full.schema.names)
     assert add_request("job", full).ByteSize() < rows * estimate <= lane.limits.bytes
-    memo = lane.prepare({})
-    assert send(lane, memo, full) == [Sent(rows)]
+    memo = lane.prepare({}, ADD)
+    assert send(lane, memo, full) == [Sent(rows, keep=FILLED)]
     close(lane, memo)
     assert sandbox.count("111") == rows
 
@@ -175,22 +191,22 @@ def test_preparing_looks_up_and_creates_only_what_the_memo_lacks(
     sandbox: GoogleAdsSandbox,
 ) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
-    assert memo == {"list": LIST, "job": jobs(sandbox)[0]["resource_name"]}
+    memo = lane.prepare({}, ADD)
+    assert memo == {"list": LIST, "job add": jobs(sandbox)[0]["resource_name"]}
     calls = sandbox.calls()
-    assert lane.prepare(memo) == {}
+    assert lane.prepare(memo, ADD) == {}
     assert sandbox.calls() == calls
 
 
 @pytest.mark.parametrize("name", ["Letter of spring", "Mum's list", 'The "best" of us'])
 def test_a_list_is_found_by_its_name(sandbox: GoogleAdsSandbox, name: str) -> None:
     made = sandbox.add_audience(customer_id=CUSTOMER, name=name)
-    assert platform(sandbox, audience=name).prepare({})["list"] == made["resource_name"]
+    assert platform(sandbox, audience=name).prepare({}, ADD)["list"] == made["resource_name"]
 
 
 def test_a_list_that_is_not_there_is_named(sandbox: GoogleAdsSandbox) -> None:
-    by_id = refused(lambda: platform(sandbox, user_list_id="999").prepare({}))
-    by_name = refused(lambda: platform(sandbox, audience="No such").prepare({}))
+    by_id = refused(lambda: platform(sandbox, user_list_id="999").prepare({}, ADD))
+    by_name = refused(lambda: platform(sandbox, audience="No such").prepare({}, ADD))
     assert isinstance(by_id, Fatal)
     assert isinstance(by_name, Fatal)
     assert str(by_id) == f"Google Ads account {CUSTOMER} has no user list 999."
@@ -201,31 +217,22 @@ def test_a_list_that_is_not_there_is_named(sandbox: GoogleAdsSandbox) -> None:
 def test_a_name_that_two_lists_have_is_refused(sandbox: GoogleAdsSandbox) -> None:
     for _ in range(2):
         sandbox.add_audience(customer_id=CUSTOMER, name="Twins")
-    verdict = refused(lambda: platform(sandbox, audience="Twins").prepare({}))
+    verdict = refused(lambda: platform(sandbox, audience="Twins").prepare({}, ADD))
     assert isinstance(verdict, Fatal)
     assert "2 user lists named 'Twins'" in str(verdict)
 
 
 def test_an_account_out_of_reach(sandbox: GoogleAdsSandbox) -> None:
-    verdict = refused(lambda: platform(sandbox, customer_id="5555555555").prepare({}))
+    verdict = refused(lambda: platform(sandbox, customer_id="5555555555").prepare({}, ADD))
     assert isinstance(verdict, Fatal)
     assert "login_customer_id" in str(verdict)
-
-
-def test_consent_goes_with_the_job(sandbox: GoogleAdsSandbox) -> None:
-    platform(sandbox, ad_user_data="granted", ad_personalization="denied").prepare({})
-    platform(sandbox).prepare({})
-    assert [job["consent"] for job in jobs(sandbox)] == [
-        {"ad_user_data": "GRANTED", "ad_personalization": "DENIED"},
-        {"ad_user_data": "UNSPECIFIED", "ad_personalization": "UNSPECIFIED"},
-    ]
 
 
 def test_rows_that_google_refuses_are_counted_with_their_reasons(
     sandbox: GoogleAdsSandbox,
 ) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     sandbox.fault("add", "partial", data={"every": 3})
     rows = chunk(
         email=["a", None, "c", None, "e", "f"],
@@ -236,6 +243,12 @@ def test_rows_that_google_refuses_are_counted_with_their_reasons(
     )
     (sent,) = send(lane, memo, rows)
     assert sent.accepted == 2
+    assert sent.rows == {
+        1: ("", "Google: missing user identifier"),
+        2: ("", "Google: invalid sha256 format"),
+        3: ("country", "Google: invalid country code"),
+        5: ("", "Google: invalid sha256 format"),
+    }
     assert sent.rejected == {
         "Google: invalid sha256 format": 2,
         "Google: missing user identifier": 1,
@@ -247,10 +260,13 @@ def test_rows_that_google_refuses_are_counted_with_their_reasons(
 
 def test_ten_thousand_refused_rows_are_all_counted(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     sandbox.fault("add", "partial", data={"every": 1})
     (sent,) = send(lane, memo, emails(*(f"e{n}" for n in range(10_000))))
-    assert sent == Sent(0, {"Google: invalid sha256 format": 10_000})
+    assert sent.accepted == 0
+    assert sent.rejected == {"Google: invalid sha256 format": 10_000}
+    assert sorted(sent.rows) == list(range(10_000))
+    assert sent.keep == {}
 
 
 @pytest.mark.parametrize(
@@ -263,7 +279,7 @@ def test_ten_thousand_refused_rows_are_all_counted(sandbox: GoogleAdsSandbox) ->
         ("unavailable", Retryable, "connection was lost"),
         ("unauthenticated", Fatal, "OAUTH_TOKEN_INVALID"),
         ("permission", Fatal, "may not use this Google Ads account"),
-        ("not_allowlisted", Fatal, "Data Manager API"),
+        ("not_allowlisted", Fatal, 'kind = "data_manager"'),
         ("terms", Fatal, "Goals > Conversions > Settings"),
     ],
 )
@@ -273,11 +289,12 @@ def test_each_refusal_has_its_verdict(
 ) -> None:
     lane = platform(sandbox)
     steps: dict[str, Callable[[], Any]] = {
-        "search": lambda: lane.prepare({}),
-        "create": lambda: lane.prepare({"list": LIST}),
+        "search": lambda: lane.prepare({}, ADD),
+        "create": lambda: lane.prepare({"list": LIST}, ADD),
     }
     if method in ("add", "run"):
-        memo = lane.prepare({})
+        memo = lane.prepare({}, ADD)
+        send(lane, memo, emails("b"))
         steps["add"] = lambda: send(lane, memo, emails("a"))
         steps["run"] = lambda: lane.close(memo, GOOD)
     sandbox.fault(method, fault)
@@ -296,7 +313,7 @@ def test_each_refusal_has_its_verdict(
 @pytest.mark.parametrize("seconds", [None, 2.5, 90.0])
 def test_being_told_to_slow_down(sandbox: GoogleAdsSandbox, seconds: float | None) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     sandbox.fault("add", "resource_exhausted", data={"retry_seconds": seconds})
     verdict = refused(lambda: send(lane, memo, emails("a")))
     assert isinstance(verdict, Retryable)
@@ -308,19 +325,19 @@ def test_a_chunk_whose_answer_was_lost_is_sent_again_and_counts_once(
     sandbox: GoogleAdsSandbox,
 ) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
-    sender = lane.sender(memo, 2)
+    memo = lane.prepare({}, ADD)
+    sender = lane.sender(memo, 2, ADD)
     sandbox.fault("add", "drop_after")
     assert isinstance(refused(lambda: sender.send(emails("a", "b"), last=True)), Retryable)
-    assert sender.send(emails("a", "b"), last=True) == Sent(2)
-    close(lane, memo)
+    assert sender.send(emails("a", "b"), last=True) == Sent(2, keep=FILLED)
+    close(lane, memo | FILLED)
     assert jobs(sandbox)[0]["operations"] == 4
     assert sorted(sandbox.members("111")) == sorted(keys("a", "b"))
 
 
 def test_nothing_is_sent_to_a_job_that_runs(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     send(lane, memo, emails("a"))
     close(lane, memo)
     verdict = refused(lambda: send(lane, memo, emails("b")))
@@ -332,7 +349,7 @@ def test_a_job_is_not_run_where_nothing_was_accepted(sandbox: GoogleAdsSandbox) 
     lane = platform(sandbox)
     nothing = LaneEnd(accepted=0, error=None, cancelled=False)
     assert lane.close({}, nothing) == LaneOutcome()
-    assert lane.close(lane.prepare({}), nothing) == LaneOutcome()
+    assert lane.close(lane.prepare({}, ADD), nothing) == LaneOutcome()
     assert jobs(sandbox)[0]["status"] == "PENDING"
 
 
@@ -348,18 +365,19 @@ def test_a_job_is_never_run_for_a_lane_that_failed_or_was_cancelled(
     sandbox: GoogleAdsSandbox, end: LaneEnd, lost_to: str
 ) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     send(lane, memo, emails("a"))
-    assert lane.close(memo, end) == LaneOutcome(lost_to=lost_to, details=memo)
+    details = {"list": LIST, "job": memo["job add"]}
+    assert lane.close(memo, end) == LaneOutcome(lost_to=lost_to, details=details)
     assert jobs(sandbox)[0]["status"] == "PENDING"
     assert "run" not in sandbox.calls()
 
 
 def test_a_cancel_after_the_run_takes_nobody_out(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     send(lane, memo, emails("a"))
-    assert isinstance(lane.close(memo, GOOD), Wait)
+    assert isinstance(look(lane, memo), Wait)
     outcome = close(lane, memo, LaneEnd(accepted=1, error=None, cancelled=True))
     assert outcome.lost_to is None
     assert set(sandbox.members("111")) == keys("a")
@@ -367,42 +385,46 @@ def test_a_cancel_after_the_run_takes_nobody_out(sandbox: GoogleAdsSandbox) -> N
 
 def test_a_job_that_google_fails(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     send(lane, memo, emails("a"))
     sandbox.fault("run", "job_failed", data={"failure_reason": "HIGH_AVERAGE_TRANSACTION_VALUE"})
     outcome = close(lane, memo)
     assert outcome.error == "Google's job failed: high average transaction value."
     assert outcome.lost_to == "failed"
-    assert outcome.details["job"] == memo["job"]
+    assert outcome.details["job"] == memo["job add"]
     assert sandbox.members("111") == []
 
 
 def test_a_run_whose_answer_was_lost_is_not_run_twice(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
     send(lane, memo, emails("a"))
     sandbox.fault("run", "drop_after")
     assert isinstance(refused(lambda: lane.close(memo, GOOD)), Retryable)
     assert close(lane, memo).error is None
     assert sandbox.calls()["run"] == {"ok": 0, "err": 1, "errors": {"unavailable": 1}}
     # A status may lag behind: the run that is then refused is as good as one.
-    lane._run(memo["job"])
+    closing = Closing(api_of(lane._connection), CUSTOMER, memo, 1.0)
+    for job in closing._jobs():
+        closing._run(job)
+    assert sandbox.calls()["run"]["err"] == 2
 
 
 def test_a_job_that_is_gone(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
-    memo = lane.prepare({})
+    memo = lane.prepare({}, ADD)
+    send(lane, memo, emails("a"))
     sandbox.reset()
     verdict = refused(lambda: lane.close(memo, GOOD))
     assert isinstance(verdict, Fatal)
-    assert memo["job"] in str(verdict)
+    assert memo["job add"] in str(verdict)
     assert isinstance(refused(lambda: lane.close({}, GOOD)), Fatal)
     assert isinstance(refused(lambda: send(lane, memo, emails("a"))), Fatal)
 
 
 def test_a_server_that_never_answers(sandbox: GoogleAdsSandbox) -> None:
     impatient = GoogleAdsApi(connection(sandbox.endpoint), add_seconds=0.2)
-    sender = GoogleAdsSender(impatient, platform(sandbox).prepare({})["job"])
+    sender = GoogleAdsSender(impatient, platform(sandbox).prepare({}, ADD), "add")
     sandbox.fault("add", "hang")
     verdict = refused(lambda: sender.send(emails("a"), last=True))
     assert type(verdict) is Retryable
@@ -412,7 +434,7 @@ def test_a_server_that_never_answers(sandbox: GoogleAdsSandbox) -> None:
 def test_a_server_that_is_not_there(sandbox: GoogleAdsSandbox) -> None:
     lane = platform(sandbox)
     lane._connection = connection(f"127.0.0.1:{free_port()}")
-    verdict = refused(lambda: lane.prepare({}))
+    verdict = refused(lambda: lane.prepare({}, ADD))
     assert isinstance(verdict, Retryable)
     assert "could not be reached" in str(verdict)
 
@@ -422,10 +444,10 @@ def test_threads_share_one_channel_and_work_side_by_side(sandbox: GoogleAdsSandb
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(api_of, [fresh] * 32))) == 1
         lanes = [platform(sandbox) for _ in range(8)]
-        memos = list(pool.map(lambda lane: lane.prepare({}), lanes))
+        memos = list(pool.map(lambda lane: lane.prepare({}, ADD), lanes))
         done = pool.map(lambda n: send(lanes[n], memos[n], emails(f"e{n}")), range(8))
-        assert list(done) == [[Sent(1)]] * 8
-    assert len({memo["job"] for memo in memos}) == 8
+        assert list(done) == [[Sent(1, keep=FILLED)]] * 8
+    assert len({memo["job add"] for memo in memos}) == 8
 
 
 def test_no_log_holds_a_hash_or_the_token(
@@ -433,7 +455,7 @@ def test_no_log_holds_a_hash_or_the_token(
 ) -> None:
     with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "google"):
         lane = platform(sandbox)
-        memo = lane.prepare({})
+        memo = lane.prepare({}, ADD)
         send(lane, memo, emails("a"))
         sandbox.fault("add", "terms")
         refused(lambda: send(lane, memo, emails("a")))
@@ -443,19 +465,23 @@ def test_no_log_holds_a_hash_or_the_token(
 
 
 def test_the_check_asks_for_the_login_account(sandbox: GoogleAdsSandbox) -> None:
-    check = CHECKS["google_ads"]
     good = connection(sandbox.endpoint, login_customer_id="123-456-7890")
     assert check(good) == f"Google Ads answers for account {CUSTOMER}."
     unknown = connection(sandbox.endpoint, login_customer_id="5555555555")
     assert isinstance(refused(lambda: check(unknown)), Fatal)
 
 
-def test_the_platform_is_in_the_table(sandbox: GoogleAdsSandbox) -> None:
+def test_the_platform_is_found_by_its_kind(sandbox: GoogleAdsSandbox) -> None:
     destination = GoogleAds(connection="ads", customer_id=CUSTOMER, user_list_id="111")
-    lane = PLATFORMS["google_ads"](connection(sandbox.endpoint), destination, 7.0)
-    memo = lane.prepare({})
-    lane.sender(memo, 1).send(emails("a"), last=True)
-    assert lane.close(memo, GOOD) == Wait(7.0)
+    where = connection(sandbox.endpoint)
+    lane = platforms.platform("google_ads", where, destination, Context(poll_seconds=7.0))
+    assert lane.account == f"google_ads/{CUSTOMER}"
+    memo = lane.prepare({}, ADD)
+    memo |= lane.sender(memo, 1, ADD).send(emails("a"), last=True).keep
+    assert look(lane, memo) == Wait(7.0)
+    assert "for account" in platforms.check(
+        "google_ads", connection(sandbox.endpoint, login_customer_id=CUSTOMER)
+    )
 
 
 class Plain(grpc.GenericRpcHandler):
@@ -494,7 +520,7 @@ def plain() -> Iterator[tuple[Plain, GoogleAdsConnection]]:
 def test_the_check_counts_accounts_where_none_is_named(
     plain: tuple[Plain, GoogleAdsConnection],
 ) -> None:
-    said = CHECKS["google_ads"](plain[1])
+    said = check(plain[1])
     assert said == "Google Ads answers; the credentials reach 2 accounts."
 
 
@@ -519,7 +545,7 @@ def test_a_status_without_errors_of_googles_own(
 ) -> None:
     handler, where = plain
     handler.refusal = status, f"the value {sha('a').hex()} with {TOKEN} is wrong"
-    verdict = refused(lambda: CHECKS["google_ads"](where))
+    verdict = refused(lambda: check(where))
     assert type(verdict) is kind
     if isinstance(verdict, Retryable):
         assert verdict.throttled is (status is grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -529,7 +555,7 @@ def test_a_revoked_sign_in_is_not_tried_again(plain: tuple[Plain, GoogleAdsConne
     # How gRPC tells that the credentials could not be renewed in the middle of the work.
     handler, where = plain
     handler.refusal = grpc.StatusCode.UNAVAILABLE, "Getting metadata failed: invalid_grant"
-    assert isinstance(refused(lambda: CHECKS["google_ads"](where)), Fatal)
+    assert isinstance(refused(lambda: check(where)), Fatal)
 
 
 class TokenServer(ThreadingHTTPServer):
@@ -598,7 +624,7 @@ def service_account(path: Path, port: int, endpoint: str = "127.0.0.1:1") -> Goo
 def test_a_service_account_that_google_refuses(tmp_path: Path) -> None:
     with TokenServer(grants=0) as server:
         where = service_account(tmp_path / "key.json", server.server_address[1])
-        verdict = refused(lambda: CHECKS["google_ads"](where))
+        verdict = refused(lambda: check(where))
     assert isinstance(verdict, Fatal)
     assert "refused the sign-in" in str(verdict)
 
@@ -622,14 +648,14 @@ CHECK_IN_A_PROCESS = """
 import sys
 from penstock.connections import GoogleAdsConnection
 from services.runtime.verdicts import Verdict
-from services.upload.platforms import CHECKS
+from services.upload.platforms.google_ads import check
 
 endpoint, key = sys.argv[1:]
 connection = GoogleAdsConnection(
     kind="google_ads", developer_token="token", endpoint=endpoint, json_key_file_path=key
 )
 try:
-    print(CHECKS["google_ads"](connection))
+    print(check(connection))
 except Verdict as verdict:
     print(type(verdict).__name__, verdict)
 """
@@ -671,17 +697,17 @@ def test_signed_in_and_over_tls(tmp_path: Path, grants: int, said: str) -> None:
 
 def test_a_sign_in_service_that_is_not_there(tmp_path: Path) -> None:
     where = service_account(tmp_path / "key.json", free_port())
-    assert isinstance(refused(lambda: CHECKS["google_ads"](where)), Retryable)
+    assert isinstance(refused(lambda: check(where)), Retryable)
 
 
 def test_a_key_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     where = connection("127.0.0.1:1", insecure=False, json_key_file_path=path)
-    missing = refused(lambda: CHECKS["google_ads"](where))
+    missing = refused(lambda: check(where))
     path.write_text(f'{{"private_key": "{TOKEN}"}}')
-    other = refused(lambda: CHECKS["google_ads"](where))
+    other = refused(lambda: check(where))
     path.write_text(TOKEN)
-    no_json = refused(lambda: CHECKS["google_ads"](where))
+    no_json = refused(lambda: check(where))
     assert all(isinstance(verdict, Fatal) for verdict in (missing, other, no_json))
     assert "cannot be read" in str(missing)
     assert "not the key of a service account" in str(other)

@@ -14,6 +14,7 @@ EXAMPLE = DEPLOY / "connections.example.toml"
 # Not Penstock's: compose.yaml's, Flower's, Celery's, boto3's.
 OTHERS = {
     "POSTGRES_PASSWORD",
+    "COMPOSE_PROFILES",
     "REDIS_MAXMEMORY",
     "FLOWER_BASIC_AUTH",
     "REMAP_SIGTERM",

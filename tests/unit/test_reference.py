@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from penstock.audiences import AudiencePart
 from penstock.connections import KINDS as CONNECTIONS
 from penstock.params import TypedParam
 from penstock.spec import KINDS as DESTINATIONS
-from penstock.spec import Identity, JobSpec, Source
+from penstock.spec import Consent, Identity, JobSpec, Source
 from tests.deployment import ROOT, settings_variables
 
 GENERATE = ROOT / "docs" / "generate.py"
@@ -35,7 +37,7 @@ def test_every_setting_is_on_its_page_once_and_described() -> None:
 def test_every_key_of_a_connection_and_of_a_job_is_on_its_page() -> None:
     for name, models in {
         "connections.md": CONNECTIONS.values(),
-        "job.md": (JobSpec, Source, Identity, TypedParam, *DESTINATIONS.values()),
+        "job.md": (JobSpec, Source, Identity, Consent, TypedParam, *DESTINATIONS.values()),
     }.items():
         (page,) = (text for path, text in PAGES.items() if path.name == name)
         for model in models:
@@ -44,6 +46,24 @@ def test_every_key_of_a_connection_and_of_a_job_is_on_its_page() -> None:
                 assert rows, f"{model.__name__}.{key}"
                 for row in rows:
                     assert row.rsplit("|", 2)[1].strip(), f"{key} has no description"
+
+
+def test_a_destination_has_its_own_modes_alone() -> None:
+    """A platform that cannot replace must not be said to."""
+    (page,) = (text for path, text in PAGES.items() if path.name == "job.md")
+    sections = {s.partition("\n")[0]: s for s in page.split("\n## destinations: ")[1:]}
+    told = {
+        kind: re.findall(r"`(\w+)`", line.split("|")[2])
+        for heads, section in sections.items()
+        for kind in heads.split(", ")
+        for line in section.splitlines()
+        if line.startswith("| `mode` |")
+    }
+    assert told == {
+        kind: list(model.modes)
+        for kind, model in DESTINATIONS.items()
+        if issubclass(model, AudiencePart)
+    }
 
 
 def test_a_table_has_the_same_columns_in_each_row() -> None:

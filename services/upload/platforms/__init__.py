@@ -1,24 +1,29 @@
-"""Every upload platform at a glance."""
+"""Every upload platform, by the kind of its destinations.
+
+Each is a module of the kind's name that offers `PLATFORM` (its class) and `check` (one cheap call
+for `penstock doctor`). They are loaded when a task first needs them: a worker of one platform does
+not hold the SDKs of the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
-from services.upload.platform import Platform
-from services.upload.platforms import google_ads_api, meta_graph
-from services.upload.platforms.google_ads import GoogleAdsPlatform
-from services.upload.platforms.meta import MetaPlatform
+from penstock import routes
+from services.upload.platform import Context, Platform
 
-#: By the destination's kind: a connection of that kind, the destination, and how many seconds lie
-#: between two looks at what the platform is still working on.
-PLATFORMS: dict[str, Callable[[Any, Any, float], Platform]] = {
-    "google_ads": GoogleAdsPlatform,
-    "meta": lambda connection, destination, _: MetaPlatform(connection, destination),
-}
 
-#: For `penstock doctor`: one cheap call with the connection alone. A sentence, or a verdict raised.
-CHECKS: dict[str, Callable[[Any], str]] = {
-    "google_ads": google_ads_api.check,
-    "meta": meta_graph.check,
-}
+def platform(kind: str, connection: Any, destination: Any, context: Context) -> Platform:
+    return cast(Platform, _module(kind).PLATFORM(connection, destination, context))
+
+
+def check(kind: str, connection: Any) -> str:
+    """A sentence, or a verdict raised."""
+    return cast(str, _module(kind).check(connection))
+
+
+def _module(kind: str) -> Any:
+    if kind not in routes.PLATFORMS:
+        raise KeyError(kind)
+    return import_module(f"services.upload.platforms.{kind}")

@@ -1,9 +1,13 @@
-"""Customer Match lists of Google Ads: one OfflineUserDataJob for a lane, run when all is in it."""
+"""Customer Match lists of Google Ads, through its OfflineUserDataJobService.
+
+A lane fills jobs while it sends and runs them when it closes: see `google_ads_jobs` for which jobs
+there are and in what order they take effect.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -17,104 +21,122 @@ from penstock.connections import GoogleAdsConnection
 from penstock.contract import GoogleAds, LaneOutcome
 from services.runtime.closing import Wait
 from services.runtime.verdicts import Fatal
-from services.upload.platform import LaneEnd, Limits, Sent
-from services.upload.platforms.digests import hex_column
-from services.upload.platforms.google_ads_api import GoogleAdsApi, api_of
-from services.upload.platforms.google_ads_errors import AlreadyStarted, row_errors
-
-# The protobuf class under the SDK's: with its wrappers a request costs sixteen times the CPU.
-_AddRequest: Any = messages.AddOfflineUserDataJobOperationsRequest.pb()
-
-# With tags and lengths, as the wire has them; a postal code may be longer, but seldom is.
-_WIRE_BYTES = {
-    "email": 68, "phone": 68, "first_name": 66, "last_name": 66, "country": 4, "postal_code": 34,
-}  # fmt: skip
-_WIRE_BYTES_AROUND = 12
-_UNSET = ("UNSPECIFIED", "UNKNOWN")
-_JOB = (
-    "SELECT offline_user_data_job.status, offline_user_data_job.failure_reason, "
-    "offline_user_data_job.operation_metadata.match_rate_range FROM offline_user_data_job"
+from services.upload.platform import Checked, Context, LaneEnd, Limits, Lot, Pace, Sender, Sent
+from services.upload.platforms import google_ads_jobs, google_ads_lists, google_ads_request
+from services.upload.platforms.google_ads_api import GoogleAdsApi, api_of, check
+from services.upload.platforms.google_ads_errors import row_errors, warnings
+from services.upload.platforms.google_ads_jobs import (
+    CLEARING,
+    STATUSES,
+    filled_key,
+    job_key,
+    label,
+    warned_key,
 )
+
+__all__ = ["PLATFORM", "check"]
+
+_CODES = {None: 0, "granted": 1, "denied": 2}
+_DENIED = 2
+_NO_CONSENT = "consent denied"
 
 
 class GoogleAdsPlatform:
     # 10,000 operations a request is what Google recommends; at three identifiers each they stay
     # below its 100,000. It names no size: 4 MiB is what a gRPC server takes unless told otherwise.
     limits: ClassVar[Limits] = Limits(rows=10_000, bytes=4 * 1024 * 1024)
+    # Google publishes no rate for these calls; it says RESOURCE_EXHAUSTED, and for how long.
+    pace: ClassVar[Pace] = Pace()
+    by_consent: ClassVar[bool] = True
+    removes_first: ClassVar[bool] = True
+    modes: ClassVar[frozenset[str]] = frozenset({"add", "remove", "replace", "mirror"})
 
     def __init__(
-        self, connection: GoogleAdsConnection, destination: GoogleAds, poll_seconds: float = 30.0
+        self,
+        connection: GoogleAdsConnection,
+        destination: GoogleAds,
+        context: Context = Context(),  # noqa: B008 - it is frozen
     ) -> None:
         self._connection = connection
         self._destination = destination
-        self._poll_seconds = poll_seconds
+        self._context = context
+
+    @property
+    def account(self) -> str:
+        return f"google_ads/{self._destination.customer_id}"
 
     @property
     def _api(self) -> GoogleAdsApi:
-        return api_of(self._connection)
+        return api_of(self._connection, self._destination.login_customer_id)
 
-    def prepare(self, memo: Mapping[str, Any]) -> dict[str, Any]:
-        if "job" in memo:
+    def prepare(self, memo: Mapping[str, Any], lot: Lot) -> dict[str, Any]:
+        consent = self._consent(lot)
+        key = job_key(label(lot.action, consent))
+        if key in memo or _DENIED in consent:
             return {}
-        user_list = memo.get("list") or self._find_list()
-        # Twice after a kill: the job that nobody remembers is never run and adds nobody.
-        return {"list": user_list, "job": self._create_job(user_list)}
+        found = memo.get("list") or google_ads_lists.find_or_create(self._api, self._destination)
+        # Twice after a kill: the job that nobody remembers is never run and changes nothing.
+        job = self._api.create_job(self._job_request(found, consent))
+        new = {"list": found, key: job}
+        if lot.action == "replace" and CLEARING not in memo:
+            # Here and not with the first members: a job is remembered only once it begins with
+            # the removal, so no request that is repeated can bring it a second time, or late.
+            self._api.add_operations(google_ads_request.clearing_request(job))
+            new[CLEARING] = job
+        return new
 
-    def sender(self, memo: Mapping[str, Any], rows: int) -> GoogleAdsSender:  # noqa: ARG002
-        return GoogleAdsSender(self._api, memo["job"])
+    def sender(self, memo: Mapping[str, Any], rows: int, lot: Lot) -> Sender:  # noqa: ARG002
+        consent = self._consent(lot)
+        if _DENIED in consent:
+            return _Refusal()
+        return GoogleAdsSender(self._api, memo, label(lot.action, consent))
 
-    def close(self, memo: Mapping[str, Any], end: LaneEnd) -> LaneOutcome | Wait:
-        if not end.accepted:
-            return LaneOutcome()
-        if "job" not in memo:
+    def close(self, memo: Mapping[str, Any], end: LaneEnd) -> LaneOutcome | Wait | Checked:
+        closing = google_ads_jobs.Closing(
+            self._api, self._destination.customer_id, memo, self._context.poll_seconds
+        )
+        if not closing.empty:
+            return closing.go_on(end)
+        if end.accepted or end.removed:
             raise Fatal("The lane has sent members, but the id of Google's job is lost.")
-        details = {"list": memo["list"], "job": memo["job"]}
-        if end.error is not None:
-            # A job that is not run adds nobody: a part of a list is not what was asked for.
-            return LaneOutcome(lost_to="failed", details=details)
-        job = self._job(memo["job"])
-        status = job.status.name
-        if status == "PENDING" and end.cancelled:
-            return LaneOutcome(lost_to="skipped", details=details)
-        # A cancel that came after the run stops nothing: the outcome is what Google makes of it.
-        if status == "PENDING":
-            self._run(memo["job"])
-        if status not in ("SUCCESS", "FAILED"):
-            return Wait(self._poll_seconds)
-        details |= _findings(job)
-        if status == "SUCCESS":
-            return LaneOutcome(details=details)
-        told = details.get("failure_reason", "it gave no reason")
-        return LaneOutcome(error=f"Google's job failed: {told}.", lost_to="failed", details=details)
+        if self._destination.mode == "replace" and end.error is None and not end.cancelled:
+            return LaneOutcome(error="Google took no member, so the list was left as it was.")
+        return LaneOutcome()
+
+    def look(self) -> dict[str, Any]:
+        """Also lets Google validate the creation of the list or the job, which finds terms that
+        were not accepted and projects that must use another API.
+        """
+        found = google_ads_lists.find(self._api, self._destination)
+        if found is None:
+            google_ads_lists.try_to_create(self._api, self._destination)
+            return {"audience": "would be created"}
+        request = self._job_request(str(found.resource_name), (0, 0))
+        request.validate_only = True
+        self._api.create_job(request)
+        return {"audience": f"{found.name} (id {found.id})"}
+
+    def validate(self, chunk: pa.RecordBatch, lot: Lot) -> Sent | None:  # noqa: ARG002
+        """Google checks members only for a job that exists, and a dry run must not make one."""
+        return None
 
     def row_bytes(self, columns: list[str]) -> int:
-        return _WIRE_BYTES_AROUND + sum(_WIRE_BYTES.get(name, 0) for name in columns)
+        return google_ads_request.row_bytes(columns)
 
-    def _find_list(self) -> str:
-        wanted, customer = self._destination, self._destination.customer_id
-        if wanted.user_list_id is not None:
-            condition, called = f"id = {wanted.user_list_id}", wanted.user_list_id
-        else:
-            condition = f"name = {_quoted(wanted.audience or '')}"
-            called = f"named {wanted.audience!r}"
-        rows = self._api.search(
-            customer,
-            # Digits or a quoted name.
-            f"SELECT user_list.resource_name FROM user_list WHERE user_list.{condition}",  # noqa: S608
+    def _consent(self, lot: Lot) -> tuple[int, int]:
+        """What the rows say, and where they say nothing what the destination does."""
+        if lot.action == "remove":
+            # Google wants none, and lets those be removed who denied it.
+            return 0, 0
+        user_data, personalization = divmod(lot.consent or 0, len(STATUSES))
+        return (
+            user_data or _CODES[self._destination.ad_user_data],
+            personalization or _CODES[self._destination.ad_personalization],
         )
-        if not rows:
-            raise Fatal(f"Google Ads account {customer} has no user list {called}.")
-        if len(rows) > 1:
-            raise Fatal(
-                f"Google Ads account {customer} has {len(rows)} user lists {called}: "
-                "give `user_list_id`."
-            )
-        return str(rows[0].user_list.resource_name)
 
-    def _create_job(self, user_list: str) -> str:
-        destination = self._destination
+    def _job_request(self, user_list: str, consent: tuple[int, int]) -> Any:
         request = messages.CreateOfflineUserDataJobRequest(
-            customer_id=destination.customer_id,
+            customer_id=self._destination.customer_id,
             # Without it the job never tells its match rate.
             enable_match_rate_range_preview=True,
         )
@@ -123,99 +145,56 @@ class GoogleAdsPlatform:
         metadata = request.job.customer_match_user_list_metadata
         metadata.user_list = user_list
         statuses = ConsentStatusEnum.ConsentStatus
-        if destination.ad_user_data is not None:
-            metadata.consent.ad_user_data = statuses[destination.ad_user_data.upper()]
-        if destination.ad_personalization is not None:
-            metadata.consent.ad_personalization = statuses[destination.ad_personalization.upper()]
-        return self._api.create_job(request)
-
-    def _job(self, name: str) -> Any:
-        rows = self._api.search(
-            self._destination.customer_id,
-            f"{_JOB} WHERE offline_user_data_job.resource_name = {_quoted(name)}",
-        )
-        if not rows:
-            raise Fatal(f"Google no longer knows the job {name}.")
-        return rows[0].offline_user_data_job
-
-    def _run(self, job: str) -> None:
-        try:
-            self._api.run_job(job)
-        except AlreadyStarted:
-            # A run whose answer was lost, or a status that was behind.
-            return
+        for purpose, code in zip(("ad_user_data", "ad_personalization"), consent, strict=True):
+            if code:
+                setattr(metadata.consent, purpose, statuses[STATUSES[code]])
+        return request
 
 
 class GoogleAdsSender:
     """Safe to repeat: Google holds one person once, however often the job names them."""
 
-    def __init__(self, api: GoogleAdsApi, job: str) -> None:
+    def __init__(self, api: GoogleAdsApi, memo: Mapping[str, Any], label: str) -> None:
         self._api = api
-        self._job = job
+        self._job = memo[job_key(label)]
+        self._label = label
+        self._filled = bool(memo.get(filled_key(label)))
+        self._warned = set(memo.get(warned_key(label), ()))
 
     def send(self, chunk: pa.RecordBatch, *, last: bool) -> Sent:  # noqa: ARG002
-        status = self._api.add_operations(add_request(self._job, chunk)).partial_failure_error
-        if not (status.code or status.details):
-            return Sent(chunk.num_rows)
-        reasons = row_errors(status)
-        return Sent(chunk.num_rows - len(reasons), Counter(reasons.values()))
+        removes = self._label.startswith("remove")
+        answer = self._api.add_operations(
+            google_ads_request.add_request(self._job, chunk, removes=removes)
+        )
+        status = answer.partial_failure_error
+        refused = row_errors(status) if status.code or status.details else {}
+        accepted = chunk.num_rows - len(refused)
+        return Sent(
+            accepted,
+            Counter(reason for _, reason in refused.values()),
+            rows=refused,
+            keep=self._keep(accepted, warnings(answer.warning)),
+        )
+
+    def _keep(self, accepted: int, warned: set[str]) -> dict[str, Any]:
+        keep: dict[str, Any] = {}
+        if accepted and not self._filled:
+            self._filled = True
+            keep[filled_key(self._label)] = True
+        if not warned <= self._warned:
+            self._warned |= warned
+            keep[warned_key(self._label)] = sorted(self._warned)
+        return keep
 
 
-def add_request(job: str, chunk: pa.RecordBatch) -> Any:
-    """The raw message: one operation a member, in the order of the rows."""
-    request = _AddRequest(resource_name=job, enable_partial_failure=True)
-    add = request.operations.add
-    columns = zip(
-        *(_digests(chunk, name) for name in ("email", "phone", "first_name", "last_name")),
-        *(_texts(chunk, name) for name in ("country", "postal_code")),
-        strict=True,
-    )
-    for email, phone, first, last, country, postal in columns:
-        member = add().create
-        identify = member.user_identifiers.add
-        if email is not None:
-            identify().hashed_email = email
-        if phone is not None:
-            identify().hashed_phone_number = phone
-        if first is not None:
-            address = identify().address_info
-            address.hashed_first_name = first
-            address.hashed_last_name = last
-            address.country_code = country
-            address.postal_code = postal
-        elif email is None and phone is None:
-            # Untouched it would be no operation at all, for which Google refuses the whole request.
-            member.SetInParent()
-    return request
+class _Refusal:
+    """Sends nothing. To a job whose consent is denied Google answers that the account has not
+    accepted its terms, and its guide asks to leave such people out.
+    """
+
+    def send(self, chunk: pa.RecordBatch, *, last: bool) -> Sent:  # noqa: ARG002
+        rows = chunk.num_rows
+        return Sent(0, {_NO_CONSENT: rows}, rows=dict.fromkeys(range(rows), ("", _NO_CONSENT)))
 
 
-def _findings(job: Any) -> dict[str, str]:
-    found = {}
-    if (rate := job.operation_metadata.match_rate_range.name) not in _UNSET:
-        found["match_rate_range"] = _words(rate.removeprefix("MATCH_RANGE_")) + " %"
-    if (reason := job.failure_reason.name) not in _UNSET:
-        # A job can succeed and still have one.
-        found["failure_reason"] = _words(reason)
-    return found
-
-
-def _digests(chunk: pa.RecordBatch, name: str) -> list[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    return hex_column(chunk.column(name), None)
-
-
-def _texts(chunk: pa.RecordBatch, name: str) -> Iterable[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    texts: list[str | None] = chunk.column(name).to_pylist()
-    return texts
-
-
-def _quoted(text: str) -> str:
-    quote = '"' if "'" in text else "'"
-    return quote + text.replace("\\", "\\\\").replace(quote, "\\" + quote) + quote
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").lower()
+PLATFORM = GoogleAdsPlatform

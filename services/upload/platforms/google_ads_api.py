@@ -26,12 +26,16 @@ from google.ads.googleads.v26.services.services.offline_user_data_job_service im
 from google.ads.googleads.v26.services.services.offline_user_data_job_service.transports import (
     OfflineUserDataJobServiceGrpcTransport,
 )
+from google.ads.googleads.v26.services.services.user_list_service import UserListServiceClient
+from google.ads.googleads.v26.services.services.user_list_service.transports import (
+    UserListServiceGrpcTransport,
+)
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as messages
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from penstock.connections import GoogleAdsConnection
-from services.runtime.verdicts import Fatal
+from services.runtime.verdicts import Fatal, RowsRejected
 from services.upload.platforms.google_ads_errors import verdict_of
 
 ADD_SECONDS = 120.0
@@ -48,7 +52,10 @@ _TRANSPORTS = (
     CustomerServiceGrpcTransport,
     GoogleAdsServiceGrpcTransport,
     OfflineUserDataJobServiceGrpcTransport,
+    UserListServiceGrpcTransport,
 )
+#: Names of an enum's values that say nothing.
+UNSET = ("UNSPECIFIED", "UNKNOWN")
 # At DEBUG, which an operator can set by GOOGLE_SDK_PYTHON_LOGGING_SCOPE, these write whole requests
 # with hashes and developer token.
 for _transport in _TRANSPORTS:
@@ -58,14 +65,20 @@ for _transport in _TRANSPORTS:
 class GoogleAdsApi:
     """The few calls that a Customer Match upload needs. Each raises verdicts alone. Thread-safe."""
 
-    def __init__(self, connection: GoogleAdsConnection, add_seconds: float = ADD_SECONDS) -> None:
+    def __init__(
+        self,
+        connection: GoogleAdsConnection,
+        login_customer_id: str | None = None,
+        add_seconds: float = ADD_SECONDS,
+    ) -> None:
         self._add_seconds = add_seconds
         # Only the interceptor that adds the tokens. The SDK's other two would log requests and turn
         # some refusals into another kind of exception, leaving the rest.
         channel = grpc.intercept_channel(
             _channel(connection),
             MetadataInterceptor(
-                connection.developer_token.get_secret_value(), _login(connection) or None
+                connection.developer_token.get_secret_value(),
+                login_customer_id or _login(connection) or None,
             ),
         )
         self._customers = CustomerServiceClient(
@@ -75,11 +88,25 @@ class GoogleAdsApi:
         self._jobs = OfflineUserDataJobServiceClient(
             transport=OfflineUserDataJobServiceGrpcTransport(channel=channel)
         )
+        self._lists = UserListServiceClient(transport=UserListServiceGrpcTransport(channel=channel))
 
     def search(self, customer_id: str, query: str) -> list[Any]:
         request = {"customer_id": customer_id, "query": query}
         with _verdicts():
             return list(self._ads.search(request=request, retry=None, timeout=CALL_SECONDS))
+
+    def create_list(self, request: Any) -> str:
+        """The resource name of its only list; empty where the request is to be validated alone."""
+        try:
+            with _verdicts():
+                answer = self._lists.mutate_user_lists(
+                    request=request, retry=None, timeout=CALL_SECONDS
+                )
+        except RowsRejected as no:
+            # Google places the error at the request's operation, and here that is the list.
+            told = no.reason.removeprefix("Google: ")
+            raise Fatal(f"Google Ads refused to create the user list: {told}.") from None
+        return str(answer.results[0].resource_name) if answer.results else ""
 
     def create_job(self, request: Any) -> str:
         with _verdicts():
@@ -111,19 +138,19 @@ class GoogleAdsApi:
         return len(answer.resource_names)
 
 
-_apis: dict[tuple[int, GoogleAdsConnection], GoogleAdsApi] = {}
+_apis: dict[tuple[int, GoogleAdsConnection, str | None], GoogleAdsApi] = {}
 _lock = threading.Lock()
 
 
-def api_of(connection: GoogleAdsConnection) -> GoogleAdsApi:
+def api_of(connection: GoogleAdsConnection, login_customer_id: str | None = None) -> GoogleAdsApi:
     # By process too: a channel does not survive a fork.
-    key = (os.getpid(), connection)
+    key = (os.getpid(), connection, login_customer_id)
     with _lock:
         known = _apis.get(key)
     if known is not None:
         return known
     # Signing in takes a call: outside the lock, or one connection would hold up the others.
-    made = GoogleAdsApi(connection)
+    made = GoogleAdsApi(connection, login_customer_id)
     with _lock:
         return _apis.setdefault(key, made)
 
@@ -135,6 +162,16 @@ def check(connection: GoogleAdsConnection) -> str:
         return f"Google Ads answers for account {login}."
     count = api_of(connection).accessible_customers()
     return f"Google Ads answers; the credentials reach {count} accounts."
+
+
+def quoted(text: str) -> str:
+    """As the query language has strings."""
+    quote = '"' if "'" in text else "'"
+    return quote + text.replace("\\", "\\\\").replace(quote, "\\" + quote) + quote
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ").lower()
 
 
 def _login(connection: GoogleAdsConnection) -> str:

@@ -10,14 +10,16 @@ from google.ads.googleads.v26.errors.types import errors
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
+from services.upload.platforms.google_ads_request import COLUMN_OF
 
 _FAILURE = "googleadsfailure-bin"
 _Failure: Any = errors.GoogleAdsFailure.pb()
 
 _FATAL = {
     "not_allowlisted_error.CUSTOMER_NOT_ALLOWLISTED_FOR_THIS_FEATURE": (
-        "Google does not let this project upload Customer Match through the Google Ads API: "
-        "projects that did not do so before April 2026 need the Data Manager API."
+        "Google does not let this project upload Customer Match through the Google Ads API, as it "
+        "does no project that began after March 2026: use the Data Manager API, a destination with "
+        '`kind = "data_manager"`.'
     ),
     "offline_user_data_job_error.CUSTOMER_NOT_ACCEPTED_CUSTOMER_DATA_TERMS": (
         "The Google Ads account has not accepted the customer data terms: accept them in "
@@ -30,7 +32,22 @@ _FATAL = {
     "offline_user_data_job_error.INVALID_USER_LIST_ID": (
         "The user list is not one of this Google Ads account's."
     ),
+    "offline_user_data_job_error.INVALID_USER_LIST_TYPE": (
+        "The user list is none that takes uploaded members."
+    ),
+    # About the job and not about the rows that Google names as their place.
+    "offline_user_data_job_error.INVALID_OPERATION_ORDER": (
+        "Google's job has members already, and can no longer begin by removing all."
+    ),
+    "offline_user_data_job_error.CONFLICTING_OPERATION": (
+        "Google's job has operations of another kind already."
+    ),
+    "user_list_error.ADVERTISER_NOT_ON_ALLOWLIST_FOR_USING_UPLOADED_DATA": (
+        "The Google Ads account may not use Customer Match: Google asks for a history of good "
+        "payment and of keeping its policies."
+    ),
 }
+_NAME_TAKEN = frozenset({"user_list_error.INVALID_NAME", "user_list_error.NAME_ALREADY_USED"})
 _FATAL_FAMILIES = {
     "authentication_error": "Google refused the credentials",
     "authorization_error": "Google did not allow this",
@@ -70,6 +87,10 @@ class AlreadyStarted(Fatal):
     """The job runs or has run."""
 
 
+class NameTaken(Fatal):
+    """The account has a user list of that name, or Google will not have the name."""
+
+
 def verdict_of(exc: Exception) -> Verdict:
     """The verdict on whatever a call of the SDK raised."""
     if isinstance(exc, GoogleAuthError):
@@ -83,24 +104,35 @@ def verdict_of(exc: Exception) -> Verdict:
     return _of_status(status, str(getattr(call, "details", str)() or ""))
 
 
-def row_errors(status: Any) -> dict[int, str]:
-    """The reason for each refused operation of a partial failure, by its place in the request."""
-    found = [
+def row_errors(status: Any) -> dict[int, tuple[str, str]]:
+    """Column and reason for each refused operation of a partial failure, by its place in the
+    request. The column is empty where it is the row.
+    """
+    reasons: dict[int, tuple[str, str]] = {}
+    for error in _errors_in(status):
+        verdict, place = _of_error(error), _operation(error)
+        if place is None or not isinstance(verdict, RowsRejected):
+            # Not the row's fault: the answer is as good as a refusal of them all.
+            raise verdict
+        reasons.setdefault(place, (_column(error), verdict.reason))
+    if not reasons:
+        raise Retryable("Google reported a partial failure without saying of what.")
+    return reasons
+
+
+def warnings(status: Any) -> set[str]:
+    """What Google warns of while it takes the rows, each once."""
+    return {_in_words(error) for error in _errors_in(status)}
+
+
+def _errors_in(status: Any) -> list[Any]:
+    """The errors that an answer carries."""
+    return [
         error
         for detail in status.details
         if detail.type_url.endswith(".GoogleAdsFailure")
         for error in _Failure.FromString(detail.value).errors
     ]
-    reasons: dict[int, str] = {}
-    for error in found:
-        verdict, place = _of_error(error), _operation(error)
-        if place is None or not isinstance(verdict, RowsRejected):
-            # Not the row's fault: the answer is as good as a refusal of them all.
-            raise verdict
-        reasons.setdefault(place, verdict.reason)
-    if not reasons:
-        raise Retryable("Google reported a partial failure without saying of what.")
-    return reasons
 
 
 def _errors_of(call: Any) -> list[Any]:
@@ -131,6 +163,8 @@ def _of_error(error: Any) -> Verdict:
         return Fatal(_FATAL[name])
     if name == "offline_user_data_job_error.JOB_ALREADY_STARTED":
         return AlreadyStarted("Google's job has been started already and takes no more members.")
+    if name in _NAME_TAKEN:
+        return NameTaken("Google says that the user list's name is taken, or is none it allows.")
     if family in _FATAL_FAMILIES:
         return Fatal(f"{_FATAL_FAMILIES[family]}: {code}.")
     if family == "quota_error" and code != "ACCESS_PROHIBITED":
@@ -140,7 +174,7 @@ def _of_error(error: Any) -> Verdict:
     if name in _TRANSIENT:
         return Retryable(f"Google had a passing fault: {code}.")
     if name in _TOO_LARGE or _operation(error) is not None:
-        return RowsRejected(_row_reason(error))
+        return RowsRejected("Google: " + _in_words(error))
     return Fatal(f"Google refused the request: {name}.")
 
 
@@ -175,8 +209,13 @@ def _name(error: Any) -> str:
     return "unknown_error.UNKNOWN"
 
 
-def _row_reason(error: Any) -> str:
-    return "Google: " + _name(error).partition(".")[2].replace("_", " ").lower()
+def _in_words(error: Any) -> str:
+    return _name(error).partition(".")[2].replace("_", " ").lower()
+
+
+def _column(error: Any) -> str:
+    path = [element.field_name for element in error.location.field_path_elements]
+    return next((COLUMN_OF[name] for name in reversed(path) if name in COLUMN_OF), "")
 
 
 def _operation(error: Any) -> int | None:

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import orjson
+from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
+from services.upload.platforms.meta_usage import usage_of
 
-from services.runtime.verdicts import Fatal, Retryable, Verdict
-
-USAGE = "X-Business-Use-Case-Usage"
 DEFAULT_THROTTLE_SECONDS = 60.0
-REPLACE_RUNS_SECONDS = 300.0
+# A replacement that nobody finishes runs for 90 minutes, which all tries together outlast.
+BUSY_SECONDS = 600.0
+REFUSED_ROW = "Meta: entry refused"
 
 _THROTTLED = frozenset({4, 17, 32, 613, *range(80000, 80015)})
 _TRANSIENT = frozenset({1, 2})
 _SIGN_IN = frozenset({102, 104, 190})
 _PERMISSION = frozenset({3, 10, 200, 294, 299})
 _BAD_PARAMETER = 100
-_AUDIENCE_LOCKED = 2650
+_AUDIENCE = 2650
 
 _NO_SUCH_OBJECT = 33
 _TERMS = 1870090
-_REPLACE_RUNS = 1870145
+_BLOCKED = 1713230
+_TOO_LARGE = 1870144
+_BUSY = 1870145
+_NO_FIRST_BATCH = 1870147
+_NOT_WHOLE = 1870148
+_TIMED_OUT = 1870158
+_OVER = 1870159
 
 
 class NotThere(Fatal):
     """There is no such object, or the token may not see it."""
+
+
+class NoFirstBatch(Fatal):
+    """Meta has seen no batch 1 of the replacement."""
+
+
+class ReplaceOver(Fatal):
+    """The replacement has had its last batch."""
+
+
+_OF_AUDIENCE: Mapping[int, tuple[type[Fatal], str]] = {
+    _TOO_LARGE: (
+        Fatal,
+        'Meta replaces no audience of 100 million members or more: use `mode = "mirror"`.',
+    ),
+    _NO_FIRST_BATCH: (
+        NoFirstBatch,
+        "Meta does not know the replacement that this lane began: retry the lane.",
+    ),
+    _NOT_WHOLE: (Fatal, "Meta did not update the audience fully: retry the lane."),
+    _TIMED_OUT: (
+        Fatal,
+        "The replacement took longer than the 90 minutes that Meta gives it: retry the lane.",
+    ),
+    _OVER: (ReplaceOver, "Meta has ended the replacement of this audience: retry the lane."),
+}
+
+# Where a refusal blames rows of the payload, and not the payload's shape.
+_BLAMES_ROWS = re.compile(r"payload\W+data\W")
 
 
 def verdict_of(status: int, headers: Mapping[str, str], error: Any) -> Verdict:
@@ -53,14 +88,31 @@ def verdict_of(status: int, headers: Mapping[str, str], error: Any) -> Verdict:
             f"The access token may not do this ({called}): it needs `ads_management` and a role "
             "in the ad account."
         )
-    if code == _BAD_PARAMETER and subcode == _NO_SUCH_OBJECT:
-        return NotThere("Meta has no such object, or the access token may not see it.")
-    if code == _AUDIENCE_LOCKED and subcode == _REPLACE_RUNS:
-        return Retryable("The audience is being replaced by someone else.", REPLACE_RUNS_SECONDS)
+    if code == _BAD_PARAMETER:
+        return _of_parameter(subcode, error, called)
+    if code == _AUDIENCE and subcode == _BUSY:
+        return Retryable("Meta is still replacing the members of this audience.", BUSY_SECONDS)
+    if code == _AUDIENCE and subcode in _OF_AUDIENCE:
+        kind, text = _OF_AUDIENCE[subcode]
+        return kind(text)
     if code in _TRANSIENT or error.get("is_transient") is True or status >= 500:  # noqa: PLR2004
         return Retryable(f"Meta had a passing fault ({called}).")
-    # 100 too. Bad rows are counted as invalid entries, never refused: a parameter that Meta does
-    # not take is the request's shape, the same for every chunk, and sending the rest is in vain.
+    return Fatal(f"Meta refused the request ({called}).")
+
+
+def _of_parameter(subcode: int, error: Mapping[str, Any], called: str) -> Verdict:
+    """Bad rows are counted as invalid entries. What Meta refuses is the request's shape, the same
+    for every chunk, and to send the rest is in vain; but for a refusal that blames a row.
+    """
+    if subcode == _NO_SUCH_OBJECT:
+        return NotThere("Meta has no such object, or the access token may not see it.")
+    if subcode == _BLOCKED:
+        return Fatal(
+            "Meta has blocked uploads to this audience: appeal in its Audience Manager, or use "
+            "another audience."
+        )
+    if not subcode and _BLAMES_ROWS.search(str(error.get("message"))):
+        return RowsRejected(REFUSED_ROW)
     return Fatal(f"Meta refused the request ({called}).")
 
 
@@ -71,22 +123,9 @@ def _of_status(status: int, headers: Mapping[str, str]) -> Verdict:
 
 
 def _throttled(headers: Mapping[str, str]) -> Retryable:
-    after = _minutes_to_wait(headers.get(USAGE)) * 60 or DEFAULT_THROTTLE_SECONDS
-    return Retryable("Meta asked to slow down.", after, throttled=True)
-
-
-def _minutes_to_wait(header: str | None) -> float:
-    """The longest wait that the header names for any of its accounts and uses; 0 for none."""
-    try:
-        accounts = orjson.loads(header or "{}")
-        minutes = [
-            float(use["estimated_time_to_regain_access"])
-            for uses in accounts.values()
-            for use in uses
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return 0.0
-    return max((m for m in minutes if math.isfinite(m) and m > 0), default=0.0)
+    usage = usage_of(headers)
+    after = usage.regain_seconds if usage else 0.0
+    return Retryable("Meta asked to slow down.", after or DEFAULT_THROTTLE_SECONDS, throttled=True)
 
 
 def _number(value: Any) -> int:

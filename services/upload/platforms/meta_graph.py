@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -25,8 +27,16 @@ READ_SECONDS = 120.0
 _JSON = {"Content-Type": "application/json"}
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A success: its object, and its headers for what they say of the account's limits."""
+
+    fields: dict[str, Any]
+    headers: Mapping[str, str]
+
+
 class Graph:
-    """Each call gives the answer's object or raises a verdict. For one thread."""
+    """Each call gives the answer or raises a verdict. For one thread."""
 
     def __init__(self, connection: MetaConnection, read_seconds: float = READ_SECONDS) -> None:
         self._timeout = (CONNECT_SECONDS, read_seconds)
@@ -43,12 +53,15 @@ class Graph:
         )
 
     def get(self, path: str, **params: str) -> dict[str, Any]:
-        return self._call("GET", path, params=params)
+        return self._call("GET", path, params=params).fields
 
-    def post(self, path: str, body: bytes) -> dict[str, Any]:
+    def post(self, path: str, body: bytes) -> Answer:
         return self._call("POST", path, data=body, headers=_JSON)
 
-    def _call(self, verb: str, path: str, **what: Any) -> dict[str, Any]:
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
+    def _call(self, verb: str, path: str, **what: Any) -> Answer:
         try:
             response = self._http.request(
                 verb,
@@ -65,7 +78,7 @@ class Graph:
             answer = None
         error = answer.get("error") if isinstance(answer, dict) else None
         if response.status_code == requests.codes.ok and isinstance(answer, dict) and not error:
-            return answer
+            return Answer(answer, response.headers)
         raise verdict_of(response.status_code, response.headers, error)
 
 

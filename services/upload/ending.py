@@ -1,0 +1,175 @@
+"""Brings an audience's lane to its end: takes out who is no longer in the source (a mirror), hears
+the verdicts that come late, and closes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.audiences import AudiencePart
+from penstock.contract import Batch, LaneOutcome
+from penstock.ledger.closings import Closing
+from services.runtime.closing import Wait
+from services.runtime.verdicts import Retryable
+from services.runtime.worker import Worker
+from services.upload.chunk import chunks, lots_of
+from services.upload.lane import PlatformOf
+from services.upload.mirroring import LaneMirror, lane_mirror
+from services.upload.pacing import pacing_of
+from services.upload.platform import Checked, LaneEnd, Lot, Platform, Sent
+from services.upload.requests import Requests
+from services.upload.settings import UploadSettings
+
+#: After so long of sending removals the slot is given back, and taken anew.
+_SLICE_SECONDS = 60.0
+_SOON_SECONDS = 0.1
+# What the lane's memo keeps of the removals.
+_GUARDED = "removals_allowed"
+_REMOVED_UPTO = "removed_upto"
+_SENT_AGAIN = "changed_sent_again"
+
+
+class _Later(Exception):  # noqa: N818 - how an ending leaves the middle of its work
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+def bring_to_end(
+    worker: Worker, settings: UploadSettings, platform_of: PlatformOf, closing: Closing
+) -> LaneOutcome | Wait:
+    # Of no batch.
+    platform = platform_of(closing.spec, Batch(closing.job_id, -1, lane=closing.lane))
+    return Ending(worker, settings, platform, closing).run()
+
+
+class Ending:
+    def __init__(
+        self, worker: Worker, settings: UploadSettings, platform: Platform, closing: Closing
+    ) -> None:
+        self._ledger = worker.ledger
+        self._settings = settings
+        self._platform = platform
+        self._closing = closing
+        self._memo: dict[str, Any] = dict(closing.memo)
+        self._removed = closing.removed
+        self._error = closing.error
+        self._until = time.monotonic() + _SLICE_SECONDS
+
+    def run(self) -> LaneOutcome | Wait:
+        closing = self._closing
+        mirror = None if closing.spec.dry_run else lane_mirror(self._ledger, closing)
+        if mirror is not None and not (closing.error or closing.cancelled or closing.failed):
+            # Where rows were lost on the way nobody knows who else is still in the source.
+            try:
+                self._take_out(mirror)
+            except _Later as later:
+                return Wait(later.seconds)
+        found = self._closed()
+        if isinstance(found, Wait):
+            return found
+        if self._error is not None and found.error is None:
+            found = replace(found, error=self._error)
+        if mirror is not None:
+            lost = found.error or found.lost_to or closing.cancelled or closing.failed
+            mirror.end(well=not lost)
+        return found
+
+    def _closed(self) -> LaneOutcome | Wait:
+        closing, closings = self._closing, self._ledger.closings
+        accepted = closing.accepted
+        while True:
+            end = LaneEnd(
+                accepted, self._error, closing.cancelled, self._removed, closings.requests(closing)
+            )
+            found = self._platform.close(self._memo, end)
+            if not isinstance(found, Checked):
+                return found
+            accepted -= closings.checked(closing, found.requests)
+            self._keep(dict(found.keep))
+
+    def _take_out(self, mirror: LaneMirror) -> None:
+        if not self._allowed(mirror):
+            return
+        limits, after = self._platform.limits, int(self._memo.get(_REMOVED_UPTO, -1))
+        for removal in mirror.removals(limits.rows, after):
+            for chunk in chunks(removal.members, limits, self._row_bytes(removal.members)):
+                self._send(Lot("remove"), chunk)
+            self._keep({_REMOVED_UPTO: removal.ords[-1]}, removal.members.num_rows)
+        if self._removed and not self._platform.removes_first and not self._memo.get(_SENT_AGAIN):
+            # A removal may have named what such a member no longer has, and taken the person out.
+            for members in mirror.changed():
+                for lot, rows in lots_of(members, "add", by_consent=self._platform.by_consent):
+                    for chunk in chunks(rows, limits, self._row_bytes(rows)):
+                        self._send(lot, chunk)
+            self._keep({_SENT_AGAIN: True})
+
+    def _send(self, lot: Lot, chunk: pa.RecordBatch) -> None:
+        if time.monotonic() > self._until:
+            raise _Later(_SOON_SECONDS)
+        self._keep(self._platform.prepare(self._memo, lot))
+        sender = self._platform.sender(self._memo, chunk.num_rows, lot)
+        turns = _Turns(self._settings, self._closing)
+        requests = Requests(self._platform, sender, turns, self._settings)
+        sent = requests.send(chunk, last=True)
+        # No row of the source is behind them.
+        self._ledger.closings.ask_after(self._closing, [name for name, _ in requests.open_since()])
+        self._keep(dict(sent.keep))
+
+    def _row_bytes(self, members: pa.RecordBatch) -> int:
+        return self._platform.row_bytes(members.schema.names)
+
+    def _allowed(self, mirror: LaneMirror) -> bool:
+        """A source that has lost its rows must not empty the audience."""
+        destination = self._closing.spec.lanes()[self._closing.lane]
+        if self._memo.get(_GUARDED) or not isinstance(destination, AudiencePart):
+            return True
+        most = destination.max_removed_percent
+        gone, known = mirror.count_unseen(), mirror.entries
+        if gone * 100 > known * most:
+            self._error = (
+                f"The source has lost {gone * 100 // known}% of what the audience holds, more than "
+                f"`max_removed_percent` ({most}) allows: nobody was taken out. Look at the source, "
+                "or raise it."
+            )
+            return False
+        self._keep({_GUARDED: True})
+        return True
+
+    def _keep(self, memo: dict[str, Any], removed: int = 0) -> None:
+        if not memo and not removed:
+            return
+        if not self._ledger.closings.keep(self._closing, memo, removed):
+            raise Retryable("The closing was taken over by another worker.")
+        self._memo |= memo
+        self._removed += removed
+
+
+class _Turns:
+    """A closing's patience: it keeps no slot for a long wait, and leaves retries to whoever runs
+    closings.
+    """
+
+    def __init__(self, settings: UploadSettings, closing: Closing) -> None:
+        self._settings = settings
+        self._job_id = closing.job_id
+        self._pacing = pacing_of(settings)
+
+    def turn(self, platform: Platform) -> None:
+        while seconds := self._pacing.admit(platform.account, self._job_id, platform.pace):
+            if seconds > self._settings.patience_seconds:
+                raise _Later(seconds)
+            time.sleep(seconds)
+
+    def answered(self, platform: Platform, sent: Sent) -> None:
+        if sent.usage is not None:
+            self._pacing.told(platform.account, sent.usage)
+
+    def refused(self, platform: Platform, later: Retryable) -> None:
+        if later.throttled and later.after:
+            self._pacing.hold(platform.account, later.after)
+        raise later

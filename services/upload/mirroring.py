@@ -1,0 +1,124 @@
+"""The mode `mirror` in the course of a lane: what a batch leaves out, and who is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.audiences import AudiencePart
+from penstock.contract import JobSpec
+from penstock.ledger import Ledger
+from penstock.ledger.base import Connection
+from penstock.ledger.closings import Closing
+from penstock.ledger.deliveries import Claim
+from penstock.ledger.mirrors import Mirror, Seen, stage
+from services.runtime.verdicts import Fatal
+from services.upload import sift
+from services.upload.chunk import CONSENT, ROW
+from services.upload.mirror import Difference, Removal, Unseen, changed_members, target_of
+
+UNCHANGED = "unchanged since the last run"
+_AT_A_TIME = 20_000
+_NO = [code for code in range(9) if 2 in divmod(code, 3)]  # noqa: PLR2004
+DENIED = "consent denied"
+NOT_MIRRORED = "a mirror keeps digests alone, and this row has none that identify"
+
+
+def is_mirror(spec: JobSpec, lane: str) -> bool:
+    destination = spec.lanes()[lane]
+    return isinstance(destination, AudiencePart) and destination.mode == "mirror"
+
+
+class BatchMirror:
+    def __init__(self, ledger: Ledger, claim: Claim, members: pa.RecordBatch) -> None:
+        batch, target = claim.batch, target_of(claim.spec, claim.batch.lane)
+        found: Mirror | None
+        if claim.spec.dry_run:
+            found = ledger.mirrors.find(target)
+        else:
+            found = ledger.mirrors.take(batch.job_id, batch.lane, target)
+            if found is None:
+                raise Fatal(
+                    "Another run of this job is mirroring to the same audience: wait for its end, "
+                    "or cancel it."
+                )
+        self._batch = batch
+        self._mirror = found
+        # Whoever is suppressed, or has taken consent back, counts as one who has left.
+        no = sift.suppressed(ledger, members)
+        there = members if no is None else members.filter(pc.invert(no))
+        denied = _denied(there)
+        self._denied = there.column(ROW).filter(denied)
+        there = there.filter(pc.invert(denied))
+        self._difference = Difference(ledger.mirrors, found, there, full=claim.spec.full)
+
+    def unwanted(self) -> Iterator[tuple[Callable[[pa.RecordBatch], pa.BooleanArray], str]]:
+        """Which rows are left out, and why."""
+        yield partial(_among, places=self._denied), DENIED
+        yield partial(_among, places=self._difference.not_mirrored), NOT_MIRRORED
+        yield partial(_among, places=self._difference.unchanged), UNCHANGED
+
+    def staging(self, refused: Sequence[int]) -> Callable[[Connection], None]:
+        """What to write when the batch settles. `refused`: places the platform did not take."""
+        seen = self._difference.seen(refused)
+        return partial(self._stage, seen=seen)
+
+    def _stage(self, db: Connection, seen: Seen) -> None:
+        stage(db, self._mirror.mirror_id, self._batch, seen)
+
+
+class LaneMirror:
+    """The state that a lane's run holds, at its end."""
+
+    def __init__(self, ledger: Ledger, closing: Closing, mirror: Mirror) -> None:
+        self._mirrors = ledger.mirrors
+        self._job_id = closing.job_id
+        self._lane = closing.lane
+        self._mirror = mirror
+        self._unseen = Unseen(ledger.mirrors, mirror, closing.job_id, closing.lane)
+
+    @property
+    def entries(self) -> int:
+        return self._mirror.entries
+
+    def count_unseen(self) -> int:
+        return self._unseen.count()
+
+    def removals(self, rows: int, after: int) -> Iterator[Removal]:
+        return self._unseen.removals(rows, after)
+
+    def changed(self) -> Iterator[pa.RecordBatch]:
+        for packed in self._mirrors.changed(self._job_id, self._lane):
+            yield changed_members(packed)
+
+    def end(self, *, well: bool) -> None:
+        if well:
+            # Not sooner: a platform that works by jobs may fail to take them out at the very end.
+            for removal in self._unseen.removals(_AT_A_TIME):
+                self._mirrors.removed(self._job_id, self._mirror.mirror_id, removal.ords)
+            while self._mirrors.promote(self._job_id, self._lane, self._mirror.mirror_id):
+                pass
+        self._mirrors.release(self._job_id, self._lane, self._mirror.mirror_id)
+
+
+def lane_mirror(ledger: Ledger, closing: Closing) -> LaneMirror | None:
+    """None where the lane is no mirror, or another run holds the state: then it sent nothing."""
+    if not is_mirror(closing.spec, closing.lane):
+        return None
+    target = target_of(closing.spec, closing.lane)
+    mirror = ledger.mirrors.take(closing.job_id, closing.lane, target)
+    return None if mirror is None else LaneMirror(ledger, closing, mirror)
+
+
+def _denied(members: pa.RecordBatch) -> pa.BooleanArray:
+    if CONSENT not in members.schema.names:
+        return pa.array([False] * members.num_rows)
+    # 3 * ad_user_data + ad_personalization, where 2 is a no.
+    return pc.is_in(members.column(CONSENT), value_set=pa.array(_NO, pa.uint8()))
+
+
+def _among(rows: pa.RecordBatch, places: pa.Array) -> pa.BooleanArray:
+    return pc.is_in(rows.column(ROW), value_set=places)
