@@ -101,8 +101,9 @@ class Mirrors:
         return Mirror(row["mirror_id"], row["entries"], row["next_ord"]) if row else Mirror(0, 0, 0)
 
     def known(self, mirror_id: int, keys: bytes) -> array[int]:
-        """For each of the 16-byte digests that stand one after another in `keys`, the ordinal of
-        the entry, or -1. The state stays as it is until the lane closes.
+        """For each of the 16-byte digests that stand one after another in `keys`, four times the
+        ordinal of the entry plus its ties (1: to the next ordinal, 2: to the one before), or -1.
+        The state stays as it is until the lane closes.
         """
         found = array("q")
         with self._ledger.transaction() as db:
@@ -110,7 +111,7 @@ class Mirrors:
                 """
                 select string_agg(int8send(coalesce((
                     -- Not a join: that the planner would turn into a scan of the whole state.
-                    select e.ord from penstock.mirror_entry as e
+                    select 4 * e.ord + e.tied from penstock.mirror_entry as e
                     where e.mirror_id = %(mirror)s
                       and e.digest = substring(%(keys)s::bytea from n * %(size)s::int + 1
                                                for %(size)s::int)
@@ -242,13 +243,20 @@ class Mirrors:
                            row_number() over (order by t.seq, t.piece, e.place) - 1 as n
                     from taken as t,
                          unnest(t.digests, t.ids) with ordinality as e (digest, ids, place)
+                ), latest as (
+                    select distinct on (digest) * from numbered order by digest, n desc
                 ), put as (
-                    insert into penstock.mirror_entry (mirror_id, digest, ord, ids)
-                    select %(mirror)s, digest, %(first)s::bigint + n, ids from numbered order by n
-                    on conflict (mirror_id, digest) do nothing
-                    returning 1
+                    insert into penstock.mirror_entry (mirror_id, digest, ord, tied, ids)
+                    select %(mirror)s, digest, %(first)s::bigint + n, get_byte(ids, 1) >> 6, ids
+                    from latest order by n
+                    -- one that was there is numbered anew, beside the others of its row
+                    on conflict (mirror_id, digest)
+                        do update set ord = excluded.ord, tied = excluded.tied,
+                                      ids = excluded.ids
+                    returning xmax = 0 as fresh
                 )
-                select (select count(*) from numbered) as moved, (select count(*) from put) as new
+                select (select count(*) from numbered) as moved,
+                       (select count(*) from put where fresh) as new
                 """,
                 {"job": job_id, "lane": lane, "mirror": mirror_id, "first": row["next_ord"],
                  "limit": limit},

@@ -24,7 +24,6 @@ class DryRun:
         self.limits: Limits = platform.limits
         self.pace: Pace = platform.pace
         self.by_consent: bool = platform.by_consent
-        self.removes_first: bool = platform.removes_first
 
     @property
     def account(self) -> str:

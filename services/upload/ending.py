@@ -100,7 +100,7 @@ class Ending:
             for chunk in chunks(removal.members, limits, self._row_bytes(removal.members)):
                 self._send(Lot("remove"), chunk)
             self._keep({_REMOVED_UPTO: removal.ords[-1]}, removal.members.num_rows)
-        if self._removed and not self._platform.removes_first and not self._memo.get(_SENT_AGAIN):
+        if self._removed and not self._memo.get(_SENT_AGAIN):
             # A removal may have named what such a member no longer has, and taken the person out.
             for members in mirror.changed():
                 for lot, rows in lots_of(members, "add", by_consent=self._platform.by_consent):

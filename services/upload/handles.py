@@ -28,6 +28,11 @@ _COLUMNS: Final = (
 )  # fmt: skip
 #: The entry goes with the one numbered before it: identifiers of one row.
 GOES_ON: Final = 1 << 15
+#: The entry numbered after it goes with this one.
+FOLLOWED: Final = 1 << 14
+# The same as the ledger tells them with an ordinal.
+TIED_TO_NEXT: Final = FOLLOWED >> 14
+TIED_TO_LAST: Final = GOES_ON >> 14
 #: In the place of a consent's code.
 _NO_CONSENT: Final = 255
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,10 @@ from penstock.contract import JobSpec
 from penstock.ledger.mirrors import KEY_BYTES, Entry, Mirror, Mirrors, Seen
 from services.upload.chunk import ROW
 from services.upload.handles import (
+    FOLLOWED,
     GOES_ON,
+    TIED_TO_LAST,
+    TIED_TO_NEXT,
     Ints,
     changed_members,
     handles,
@@ -59,6 +62,9 @@ def target_of(spec: JobSpec, lane: str) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
+Bits = npt.NDArray[np.uint8]
+
+
 class Difference:
     """What of one batch is to be sent, and what the ledger is to keep of it. Made again for the
     same batch it is the same: the state changes only when the lane closes. Places are those of the
@@ -74,7 +80,8 @@ class Difference:
         self._handles = handles(members)
         new, old = np.zeros((2, members.num_rows), np.bool_)
         known = mirrors.known(mirror.mirror_id, b"".join(h.keys for h in self._handles))
-        self._found: Ints = np.frombuffer(known, np.int64)
+        self._found: Ints = np.frombuffer(known, np.int64) >> 2
+        tied = np.split(np.frombuffer(known, np.int64) & 3, self._cuts())
         for handle, ords in zip(self._handles, self._by_handle(), strict=True):
             new[handle.rows[ords < 0]] = True
             old[handle.rows[ords >= 0]] = True
@@ -85,7 +92,7 @@ class Difference:
         self.unchanged: pa.Array = places.filter(pa.array(old & ~new & (not full)))
         #: Places of the rows that cannot be mirrored.
         self.not_mirrored: pa.Array = places.filter(pa.array(~(new | old)))
-        self._changed = new & old
+        self._changed = old & (new | self._torn(tied))
 
     def seen(self, refused: Collection[int] = ()) -> Seen:
         """For `stage`. `refused`: places of rows that the platform did not take."""
@@ -99,22 +106,45 @@ class Difference:
         )
 
     def _by_handle(self) -> list[Ints]:
-        if not self._handles:
-            return []
-        return np.split(self._found, np.cumsum([len(h.rows) for h in self._handles])[:-1])
+        return np.split(self._found, self._cuts()) if self._handles else []
+
+    def _cuts(self) -> Ints:
+        return np.cumsum([len(h.rows) for h in self._handles])[:-1].astype(np.int64)
+
+    def _torn(self, tied: Sequence[Ints]) -> npt.NDArray[np.bool_]:
+        """Rows that once had another identifier beside one that they still have: its removal may
+        take out the person.
+        """
+        shape = (len(self._handles), self._members.num_rows)
+        ords, ties = np.full(shape, -2, np.int64), np.zeros(shape, np.int64)
+        for n, (handle, found) in enumerate(zip(self._handles, self._by_handle(), strict=True)):
+            ords[n, handle.rows] = np.where(found >= 0, found, -2)
+            ties[n, handle.rows] = tied[n]
+
+        def alone(step: int, tie: int) -> npt.NDArray[np.bool_]:
+            there = (ords[np.newaxis] == (ords + step)[:, np.newaxis]).any(axis=1)
+            missing: npt.NDArray[np.bool_] = ((ords >= 0) & (ties & tie > 0) & ~there).any(axis=0)
+            return missing
+
+        return alone(1, TIED_TO_NEXT) | alone(-1, TIED_TO_LAST)
 
     def _added(self, taken: npt.NDArray[np.bool_]) -> list[tuple[bytes, bytes]]:
         rows, keys, ids = [np.empty(0, np.int64)], [], []
         for handle, ords in zip(self._handles, self._by_handle(), strict=True):
-            fresh = np.flatnonzero((ords < 0) & taken[handle.rows])
+            # Of a row that has changed all of them, so that they are numbered together anew.
+            fresh = np.flatnonzero(((ords < 0) | self._changed[handle.rows]) & taken[handle.rows])
             rows.append(handle.rows[fresh])
             keys += [handle.keys[at : at + KEY_BYTES] for at in (fresh * KEY_BYTES).tolist()]
             ids += packed_rows(self._members, handle.columns, handle.rows[fresh].tolist())
         of_row = np.concatenate(rows)
-        added, before = [], -1
+        added: list[tuple[bytes, bytes]] = []
+        before = -1
         # Stable: the identifiers of one row come next to each other, in the order of their columns.
         order = np.argsort(of_row, kind="stable")
         for row, at in zip(of_row[order].tolist(), order.tolist(), strict=True):
+            if row == before:
+                key, first = added[-1]
+                added[-1] = (key, with_bits(first, FOLLOWED))
             added.append((keys[at], with_bits(ids[at], GOES_ON) if row == before else ids[at]))
             before = row
         return added
@@ -125,7 +155,7 @@ class Removal:
     """Members to take out of the audience in one request."""
 
     members: pa.RecordBatch
-    #: Their entries, for `Mirrors.removed` when the platform has taken them.
+    #: Their entries, for `Mirrors.removed` when the lane has ended well.
     ords: list[int]
 
 
@@ -170,7 +200,7 @@ class Unseen:
                     span = bits[first // 8 : (first + _SPAN) // 8].tobytes()
                     yield from self._page(start + first, span, rows, after)
 
-    def _bitmaps(self, after: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    def _bitmaps(self, after: int) -> Iterator[tuple[int, Bits]]:
         """What was seen, a bit for each ordinal of a block, beginning with that of `after`."""
         for start in range(max(after, 0) // _BLOCK * _BLOCK, self._mirror.upto, _BLOCK):
             bits = np.zeros(-(-min(_BLOCK, self._mirror.upto - start) // 8), np.uint8)
@@ -211,7 +241,7 @@ def _by_block(ords: Ints) -> dict[int, bytes]:
     return found
 
 
-def _set_bits(bits: npt.NDArray[np.uint8], blob: bytes) -> None:
+def _set_bits(bits: Bits, blob: bytes) -> None:
     if not blob:
         return
     places = np.cumsum(np.frombuffer(zlib.decompress(blob), "<u4"), dtype=np.int64)

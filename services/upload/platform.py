@@ -136,11 +136,6 @@ class Platform(Protocol):
         ...
 
     @property
-    def removes_first(self) -> bool:
-        """Whether removals take effect before the lane's adds, whatever was sent first."""
-        ...
-
-    @property
     def account(self) -> str:
         """Whose limits the lane shares with others, such as `meta/act_1`."""
         ...

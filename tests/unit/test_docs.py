@@ -319,6 +319,8 @@ def parts(line: str) -> Iterator[list[str]]:
             if command and not command[0].isdecimal():
                 yield command
             words = []
+        elif words[-1:] == [">"]:
+            words.pop()  # the file that takes the output is the shell's affair
         else:
             words.append(word)
 

@@ -35,14 +35,15 @@ class State:
     """What a ledger answers that knows these keys."""
 
     def __init__(self, *keys: bytes) -> None:
-        self.keys = list(keys)
+        self.entries = [(key, 0) for key in keys]
 
     def known(self, _mirror_id: int, keys: bytes) -> array[int]:
         each = [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
-        return array("q", [self.keys.index(k) if k in self.keys else -1 for k in each])
+        found = {key: 4 * n + tied for n, (key, tied) in enumerate(self.entries)}
+        return array("q", [found.get(key, -1) for key in each])
 
     def remember(self, members: pa.RecordBatch) -> None:
-        self.keys += [key for key, _ in of(members, self).seen().added]
+        self.entries += [(key, ids[1] >> 6) for key, ids in of(members, self).seen().added]
 
 
 def of(members: pa.RecordBatch, state: State | None = None, *, full: bool = False) -> Difference:
@@ -133,9 +134,12 @@ class TestDifference:
         assert found.unchanged.to_pylist() == [10, 13]
         assert found.wanted.to_pylist() == [11, 12]
         seen = found.seen()
-        changed = {"email": sha("b"), "phone": sha("9")}
-        assert changed_members(seen.changed).to_pylist() == [changed]
-        assert len(seen.added) == 3
+        # The last has lost the phone that went with the address: whoever takes that phone out
+        # takes out the person.
+        changed = [{"email": sha("b"), "phone": sha("9")}, {"email": sha("a"), "phone": None}]
+        assert changed_members(seen.changed).to_pylist() == changed
+        # All identifiers of those, to be numbered together anew, and the two of who is new.
+        assert len(seen.added) == 5
         assert list(seen.blocks) == [0]
 
     def test_a_full_run_sends_all_and_adds_only_what_is_new(self) -> None:

@@ -15,8 +15,10 @@ create table penstock.mirror_entry (
     mirror_id   bigint not null,
     digest      bytea not null,                 -- 16 bytes
     ord         bigint not null,                -- never used again
+    -- 1: the entry numbered after it is another identifier of the same row; 2: the one before it
+    tied        smallint not null,
     ids         bytea not null,                 -- what a removal sends: SHA-256 digests
-    primary key (mirror_id, digest) include (ord)
+    primary key (mirror_id, digest) include (ord, tied)
 );
 create unique index mirror_entry_ord on penstock.mirror_entry (mirror_id, ord);
 -- Digests and the arrays of them do not compress: the server should not try.

@@ -58,7 +58,6 @@ class DataManagerPlatform:
     pace: ClassVar[Pace] = Pace(per_minute=300, per_day=100_000)
     # Each member carries its own.
     by_consent: ClassVar[bool] = False
-    removes_first: ClassVar[bool] = False
     # Google works on requests by itself and names no order.
 
     def __init__(

@@ -48,7 +48,6 @@ class GoogleAdsPlatform:
     # Google publishes no rate for these calls; it says RESOURCE_EXHAUSTED, and for how long.
     pace: ClassVar[Pace] = Pace()
     by_consent: ClassVar[bool] = True
-    removes_first: ClassVar[bool] = True
     modes: ClassVar[frozenset[str]] = frozenset({"add", "remove", "replace", "mirror"})
 
     def __init__(

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +38,6 @@ _CONNECT_SECONDS = 10.0
 class HttpPlatform:
     pace: ClassVar[Pace] = Pace()
     by_consent: ClassVar[bool] = False
-    removes_first: ClassVar[bool] = False
 
     def __init__(
         self, connection: HttpConnection, destination: Http, context: Context | None = None
@@ -150,6 +150,10 @@ class Endpoint:
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self.address = Address.read(connection.url.get_secret_value())
+        token = connection.bearer_token
+        # http.client would quote it in its complaint.
+        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+            raise Fatal("The connection's `bearer_token` is not one that a header can carry.")
 
     def post(self, body: bytes, content_type: str, key: str) -> dict[str, Any]:
         try:

@@ -29,6 +29,7 @@ class Address:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            (host or "").encode("idna")  # what a connection would stumble over
         except ValueError:
             host = port = None
         if not host or parts.scheme not in _PORTS:

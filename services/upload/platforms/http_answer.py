@@ -71,8 +71,8 @@ def unanswered(exc: requests.RequestException) -> Verdict:
         return Retryable("The endpoint did not answer in time.")
     if isinstance(exc, requests.exceptions.SSLError):
         return Retryable("The endpoint's certificate is not trusted here, or TLS failed.")
-    if isinstance(exc, requests.exceptions.InvalidHeader):
-        return Fatal("The connection's `bearer_token` is not one that a header can carry.")
+    if isinstance(exc, ValueError):  # the kinds of an address that is none
+        return Fatal("The connection's `url` is not the address of a web server.")
     return Retryable("The endpoint could not be reached, or the connection was lost.")
 
 

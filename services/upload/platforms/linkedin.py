@@ -95,7 +95,6 @@ class LinkedInPlatform:
     pace: ClassVar[Pace] = Pace(per_minute=600)
     modes: ClassVar[frozenset[str]] = frozenset({"add", "remove", "mirror"})
     by_consent: ClassVar[bool] = False
-    removes_first: ClassVar[bool] = False
 
     def __init__(
         self,

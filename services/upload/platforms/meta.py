@@ -31,7 +31,6 @@ class MetaPlatform:
     # It publishes no caps: its headers say how full an account's limits are.
     pace: ClassVar[Pace] = Pace()
     by_consent: ClassVar[bool] = False
-    removes_first: ClassVar[bool] = False
     modes: ClassVar[frozenset[str]] = frozenset({"add", "remove", "replace", "mirror"})
 
     def __init__(

@@ -29,7 +29,6 @@ _SHORTEST_WAIT = 1.0
 class PythonPlatform:
     pace: ClassVar[Pace] = Pace()
     by_consent: ClassVar[bool] = False
-    removes_first: ClassVar[bool] = False
 
     def __init__(
         self, connection: PythonConnection, destination: Python, context: Context | None = None
@@ -109,7 +108,7 @@ class PythonSender:
             ) from None
         if answer is not None:
             raise Fatal(
-                f"The function {self._name} returned a {type(answer).__name__}: it must return "
+                f"The function {self._name} returned {type(answer).__name__}: it must return "
                 "None or the rows that it rejects."
             )
         return []
