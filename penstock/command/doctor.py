@@ -31,6 +31,8 @@ _ROLL_CALL_SHARE = 0.25
 _HOPELESS = ("broker", "broker cluster")
 
 KINDS = tuple(routes.LANE_QUEUES)
+#: Their queues want a worker only where jobs send there.
+_SELDOM = frozenset(KINDS) - {"google_ads", "meta", "s3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ def examine(client: Client, timeout: float, without: Collection[str]) -> Iterato
         patience = min(timeout, max(_ROLL_CALL_SECONDS, timeout * _ROLL_CALL_SHARE))
         serving = _roll_call(client.app, queues, patience)
         for queue in queues:
-            yield _queue(client.app, queue, serving.get(queue, set()))
+            finding = _queue(client.app, queue, serving.get(queue, set()))
+            if finding is not None:
+                yield finding
         yield from _connections(client.app, [q for q in queues if q in serving], timeout)
     except _AWAY as exc:
         yield Finding("broker", False, f"It broke off: {_reason(exc)}.", "Look at Redis' log.")
@@ -138,7 +142,8 @@ def _roll_call(app: Celery, queues: list[str], seconds: float) -> dict[str, set[
             return serving
 
 
-def _queue(app: Celery, queue: str, workers: set[str]) -> Finding:
+def _queue(app: Celery, queue: str, workers: set[str]) -> Finding | None:
+    """None where nobody serves it, nothing waits, and few have a use for it."""
     with app.connection_for_read() as connection:
         waiting = connection.default_channel.client.llen(queue)
     waits = f", {waiting:,} message{'s' * (waiting != 1)} waiting" if waiting else ""
@@ -147,6 +152,8 @@ def _queue(app: Celery, queue: str, workers: set[str]) -> Finding:
             f"queue {queue}", True, f"{len(workers)} worker{'s' * (len(workers) != 1)}{waits}"
         )
     service, kind = _service_of(queue)
+    if kind in _SELDOM and not waiting:
+        return None
     mend = f"Start `celery -A services.{service}.app worker -Q {queue}`"
     unused = f", or say `--without {kind}`" if kind else ""
     return Finding(f"queue {queue}", False, f"No worker{waits}.", f"{mend}{unused}.")

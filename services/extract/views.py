@@ -118,7 +118,9 @@ def _members(members: Members) -> Payload:
     return Payload(
         sink.getvalue().to_pybytes(),
         {"form": "arrow", "rows": members.rows, "skipped": members.skipped,
-         "unusable": members.unusable, "rejects": [list(r) for r in members.rejects]},
+         "unusable": members.unusable, "rejects": [list(r) for r in members.rejects],
+         # JSON has no other keys than text.
+         "keys": {str(place): key for place, key in members.keys.items()}},
     )  # fmt: skip
 
 

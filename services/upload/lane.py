@@ -158,11 +158,11 @@ class Delivery:
         return tally
 
     def _beside(self, about: dict[str, Any], mirror: BatchMirror | None) -> Beside:
-        seq = self._claim.batch.seq
+        seq, keys = self._claim.batch.seq, about.get("keys", {})
         told = [*about.get("rejects", ()), *self._progress.report]
         beside = Beside(
             rejections=[
-                Rejection(f"batch {seq}, row {row + 1}" if type(row) is int else row, *why)
+                Rejection(row if type(row) is str else keys.get(str(row)) or _place(seq, row), *why)
                 for row, *why in told
             ],
             requests=[(request, rows) for request, rows in self._progress.requests],
@@ -171,6 +171,10 @@ class Delivery:
         if mirror is not None and not self._claim.spec.dry_run:
             beside.also = mirror.staging(self._progress.refused)
         return beside
+
+
+def _place(seq: int, row: int) -> str:
+    return f"batch {seq}, row {row + 1}"
 
 
 def deliver(

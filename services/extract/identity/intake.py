@@ -149,12 +149,14 @@ class Intake:
             self._rejects.rows(reason, pc.and_(kept, where), field)
             kept = pc.and_not(kept, where)
         batch = pa.record_batch(made)
+        rejects = self._rejects.first()
         return Members(
             batch=batch if kept.true_count == count else batch.filter(kept),
             rows=count,
             skipped=self._rejects.skipped,
             unusable=self._rejects.unusable,
-            rejects=self._rejects.first(),
+            rejects=rejects,
+            keys=_keys(made.get("row_key"), {place for place, *_ in rejects}),
         )
 
     def given(self, *columns: pa.Array | None) -> pa.BooleanArray:
@@ -203,3 +205,10 @@ def _with_ready(
 def _without_addresses(keys: pa.StringArray) -> pa.StringArray:
     # A key goes where members go, in clear: one that is an e-mail address after all must not.
     return null_where(keys, pc.match_substring(keys, "@"))
+
+
+def _keys(keys: pa.Array | None, places: set[int]) -> dict[int, str]:
+    if keys is None:
+        return {}
+    found = ((place, keys[place].as_py()) for place in sorted(places))
+    return {place: key for place, key in found if key is not None}

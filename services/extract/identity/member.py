@@ -46,3 +46,4 @@ class Members:
     skipped: dict[str, int]  # rows left out, by reason; they and the batch make up `rows`
     unusable: dict[str, int]  # values left out, by "column: reason"; blanks do not count
     rejects: list[Reject]  # where the first of both were: place, field, reason
+    keys: dict[int, str]  # of rejects' places: the row's own key, where it has one to show
