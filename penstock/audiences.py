@@ -101,6 +101,14 @@ class _Named(AudiencePart):
         return self
 
 
+def _can_be_mirrored(mode: Mode, list_type: ListType) -> None:
+    if mode == "mirror" and list_type != "contact_info":
+        raise ValueError(
+            f'`mode = "mirror"` keeps digests alone, and members of `list_type = "{list_type}"` '
+            "are not sent as such: use `replace`, or `add` and `remove`"
+        )
+
+
 def _ten_digits(name: str, value: str | None) -> None:
     if value is not None and not _TEN_DIGITS.fullmatch(value):
         raise ValueError(f"`{name}` must have ten digits")
@@ -151,6 +159,7 @@ class GoogleAds(_Named):
     def _one_list(self) -> GoogleAds:
         _ten_digits("customer_id", self.customer_id)
         _ten_digits("login_customer_id", self.login_customer_id)
+        _can_be_mirrored(self.mode, self.list_type)
         if (self.user_list_id is None) == (self.audience is None):
             raise ValueError("give either `user_list_id` or `audience` (the list's name)")
         if self.create and self.list_type == "mobile_advertising_id" and self.app_id is None:
@@ -199,6 +208,7 @@ class DataManager(AudiencePart):
     def _accounts(self) -> DataManager:
         for name in ("customer_id", "login_customer_id", "linked_customer_id"):
             _ten_digits(name, getattr(self, name))
+        _can_be_mirrored(self.mode, self.list_type)
         if self.mode != "remove" and not self.terms_accepted:
             raise ValueError(
                 "`terms_accepted = true` is needed: Google takes members only from accounts that "

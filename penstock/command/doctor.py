@@ -215,7 +215,7 @@ def _printer() -> Any:
     from penstock.command import show  # noqa: PLC0415
 
     console = show.console(sys.stdout)
-    width = max(len(f"queue {queue}") for queue in routes.ALL_QUEUES) + 2
+    width = max(len(f"checks of {queue}") for queue in routes.ALL_QUEUES) + 2
 
     def line(finding: Finding) -> None:
         mark = Text("ok    ", "green") if finding.ok else Text("WRONG ", "bold red")

@@ -139,6 +139,20 @@ def test_a_mirror_sends_the_difference(
     assert set(sandbox.members(audience)) == after
 
 
+def test_a_mirror_of_many_sends_two_operations_for_each_that_is_replaced(
+    run: Callable[..., dict[str, Any]], people: People, meta_sandbox: MetaSandbox
+) -> None:
+    """One in a hundred; `python -m bench mirror` does the same with a million."""
+    mirror = {**META, "mode": "mirror"}
+    people.fill(1, 100_000)
+    assert run(mirror, batch_rows=20_000)["lanes"][0]["accepted"] == 100_000
+    people("delete from {} where id % 100 = 0")
+    people.fill(100_001, 101_000)
+    [lane] = run(mirror, batch_rows=20_000)["lanes"]
+    assert lane["accepted"] + lane["details"]["removed"] == 2_000
+    assert meta_sandbox.count("222") == 100_000
+
+
 def test_a_mirror_keeps_who_has_only_changed(
     place: tuple[Sandbox, dict[str, Any], str], run: Callable[..., dict[str, Any]], people: People
 ) -> None:
