@@ -18,6 +18,10 @@ BAD = hashlib.sha256(b"bad").digest()
 _CONTACT = ("email", "phone", "first_name", "last_name")
 
 
+def _faults(*names: str) -> dict[str, dict[str, Any]]:
+    return {name: {} for name in names}
+
+
 @dataclass(frozen=True)
 class Shelf:
     #: Fixture of the sandbox that stands in for the platform.
@@ -50,7 +54,7 @@ SHELVES: dict[str, Shelf] = {
         destination={"customer_id": "1234567890", "user_list_id": "111"},
         audience="111",
         member="email:{}",
-        passing=dict.fromkeys(("internal", "resource_exhausted", "unavailable"), {}),
+        passing=_faults("internal", "resource_exhausted", "unavailable"),
         refusal=("unauthenticated", {}),
         by_name={"customer_id": "1234567890"},
         settings={"processing": 0.01},
@@ -62,7 +66,7 @@ SHELVES: dict[str, Shelf] = {
         destination={"customer_id": "1234567890", "user_list_id": "111", "terms_accepted": True},
         audience="111",
         member="email:{}",
-        passing=dict.fromkeys(("internal", "throttle", "unavailable", "html"), {}),
+        passing=_faults("internal", "throttle", "unavailable", "html"),
         refusal=("unauthenticated", {}),
         settings={"polls": 1, "per_minute": 100_000},
         later={"older": 3600},
@@ -74,10 +78,8 @@ SHELVES: dict[str, Shelf] = {
         destination={"audience_id": "222"},
         audience="222",
         member="EMAIL:{}",
-        passing=dict.fromkeys(
-            ("error_in_200", "empty_200", "rate_429", "rate_429_html", "http_500", "html_502",
-             "reset"), {},
-        ),
+        passing=_faults("error_in_200", "empty_200", "rate_429", "rate_429_html", "http_500", "html_502",
+             "reset"),
         refusal=("token", {}),
         by_name={"account_id": "1000"},
         columns=(*_CONTACT, "city", "state", "gender", "birth_year", "mobile_ad_id"),
@@ -88,9 +90,7 @@ SHELVES: dict[str, Shelf] = {
         destination={"audience_id": "222"},
         audience="222",
         member="SHA256_EMAIL:{}",
-        passing=dict.fromkeys(
-            ("throttle", "http_500", "html_200", "empty_200", "one_status_short", "reset"), {}
-        ),
+        passing=_faults("throttle", "http_500", "html_200", "empty_200", "one_status_short", "reset"),
         refusal=("token", {}),
         by_name={"account_id": "1000"},
         settings={"per_minute": 100_000},
