@@ -126,7 +126,8 @@ def cpu_of(pid: int) -> float:
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
             continue
-        total += sum(map(int, fields[11:13])) / _TICKS
+        # With those of its children that have ended, such as a database's backends.
+        total += sum(map(int, fields[11:15])) / _TICKS
     return total
 
 

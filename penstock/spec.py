@@ -155,12 +155,21 @@ class JobSpec(Part):
     window: int = Field(16, ge=2, le=1_000, description="Batches that may be unsettled at a time.")
     v: int = Field(WIRE_VERSION, description="Version of this document.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _dry_runs_say_so_in_the_version(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("dry_run") is True:
-            return {**data, "v": _DRY_VERSION}
-        return data
+    @model_validator(mode="after")
+    def _dry_runs_say_so_in_the_version(self) -> JobSpec:
+        object.__setattr__(self, "v", _DRY_VERSION if self.dry_run else WIRE_VERSION)
+        return self
+
+    @model_validator(mode="after")
+    def _mirrors_can_go_on(self) -> JobSpec:
+        if self.source.key is None and any(
+            isinstance(d, AudiencePart) and d.mode == "mirror" for d in self.destinations
+        ):
+            raise ValueError(
+                '`mode = "mirror"` needs `key` in the source (a unique, sortable column): a run '
+                "that must start over loses sight of whom it has sent"
+            )
+        return self
 
     @field_validator("job_id")
     @classmethod

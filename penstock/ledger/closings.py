@@ -151,22 +151,33 @@ class Closings:
                 (list(requests), closing.job_id, closing.lane),
             )
 
-    def checked(self, closing: Closing, verdicts: Mapping[str, Mapping[str, int]]) -> int:
-        """Count what the platform rejected after all, and say how many rows; a request counts
-        once.
+    def checked(
+        self, closing: Closing, verdicts: Mapping[str, Mapping[str, int]]
+    ) -> tuple[int, int]:
+        """Count what the platform rejected after all; a request counts once. How many rows, and how
+        many of the closing's own.
         """
-        rejected_now = 0
+        rejected_now, of_the_closing = 0, 0
         with self._ledger.transaction() as db:
             lock_job(db, closing.job_id)
             for request, rejected in verdicts.items():
                 row = db.execute(
                     "update penstock.request set checked = true where job_id = %s and lane = %s "
-                    "and request = %s and not checked returning rows",
+                    "and request = %s and not checked returning seq, rows",
                     (closing.job_id, closing.lane, request),
                 ).fetchone()
                 if row is not None:
                     counts = _at_most(rejected, row["rows"])
                     rejected_now += sum(counts.values())
+                    if not row["rows"]:
+                        of_the_closing += sum(rejected.values())
+                    elif counts:
+                        # Which of them nobody knows: a mirror must not take them for granted.
+                        db.execute(
+                            "update penstock.mirror_added set doubted = true "
+                            "where job_id = %s and lane = %s and seq = %s",
+                            (closing.job_id, closing.lane, row["seq"]),
+                        )
                     db.execute(
                         "update penstock.lane set accepted = accepted - %(n)s, "
                         "rejected = rejected + %(n)s, "
@@ -179,7 +190,7 @@ class Closings:
                             "lane": closing.lane,
                         },
                     )
-        return rejected_now
+        return rejected_now, of_the_closing
 
     def snooze(self, closing: Closing, seconds: float, *, attempt: bool) -> None:
         """Come again later: the platform is still at work, or did not answer (an attempt)."""

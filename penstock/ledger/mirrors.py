@@ -101,9 +101,9 @@ class Mirrors:
         return Mirror(row["mirror_id"], row["entries"], row["next_ord"]) if row else Mirror(0, 0, 0)
 
     def known(self, mirror_id: int, keys: bytes) -> array[int]:
-        """For each of the 16-byte digests that stand one after another in `keys`, four times the
-        ordinal of the entry plus its ties (1: to the next ordinal, 2: to the one before), or -1.
-        The state stays as it is until the lane closes.
+        """For each of the 16-byte digests that stand one after another in `keys`, eight times the
+        ordinal of the entry plus its flags (1: tied to the next ordinal, 2: to the one before,
+        4: in doubt), or -1. The state stays as it is until the lane closes.
         """
         found = array("q")
         with self._ledger.transaction() as db:
@@ -111,7 +111,7 @@ class Mirrors:
                 """
                 select string_agg(int8send(coalesce((
                     -- Not a join: that the planner would turn into a scan of the whole state.
-                    select 4 * e.ord + e.tied from penstock.mirror_entry as e
+                    select 8 * e.ord + e.flags from penstock.mirror_entry as e
                     where e.mirror_id = %(mirror)s
                       and e.digest = substring(%(keys)s::bytea from n * %(size)s::int + 1
                                                for %(size)s::int)
@@ -194,11 +194,22 @@ class Mirrors:
                 (gone.rowcount, mirror_id),
             )
 
-    def changed(self, job_id: str, lane: str) -> Iterator[list[bytes]]:
-        """Members who changed, batch by batch. To be sent once more after the removals, one of
-        which may name an identifier that such a member no longer has, and so take the person out.
+    def doubt(self, job_id: str, mirror_id: int, ords: Sequence[int]) -> None:
+        """Their removal is about to be sent: until the lane has ended well nobody knows whether
+        the audience has them.
         """
-        after = -1
+        with self._ledger.transaction() as db:
+            lock_job(db, job_id)
+            db.execute(
+                "update penstock.mirror_entry set flags = flags | 4 "
+                "where mirror_id = %s and ord = any(%s::bigint[])",
+                (mirror_id, list(ords)),
+            )
+
+    def changed(self, job_id: str, lane: str, after: int = -1) -> Iterator[tuple[int, list[bytes]]]:
+        """Members who changed, by batch, of the batches behind one. To be sent once more after the
+        removals: one may name what such a member no longer has, and so take the person out.
+        """
         while True:
             with self._ledger.transaction() as db:
                 row = db.execute(
@@ -210,9 +221,17 @@ class Mirrors:
             if row is None:
                 return
             after = row["seq"]
-            yield row["changed"]
+            yield after, row["changed"]
 
-    def promote(self, job_id: str, lane: str, mirror_id: int, limit: int = 50_000) -> int:
+    def promote(
+        self,
+        job_id: str,
+        lane: str,
+        mirror_id: int,
+        limit: int = 50_000,
+        *,
+        doubted: bool = False,
+    ) -> int:
         """The lane ended well: move about `limit` of the entries that the run added into the
         state. Returns how many; 0 when all are there. From the first call on no entry counts as
         unseen. To be called again after a kill, and followed by `release`.
@@ -237,21 +256,22 @@ class Mirrors:
                     delete from penstock.mirror_added as a using piece as p
                     where a.job_id = %(job)s and a.lane = %(lane)s and a.seq = p.seq
                       and a.piece = p.piece and (p.upto = p.size or p.upto <= %(limit)s)
-                    returning a.seq, a.piece, a.digests, a.ids
+                    returning a.seq, a.piece, a.digests, a.ids, a.doubted
                 ), numbered as (
-                    select e.digest, e.ids,
+                    select e.digest, e.ids, t.doubted or %(doubted)s as doubted,
                            row_number() over (order by t.seq, t.piece, e.place) - 1 as n
                     from taken as t,
                          unnest(t.digests, t.ids) with ordinality as e (digest, ids, place)
                 ), latest as (
                     select distinct on (digest) * from numbered order by digest, n desc
                 ), put as (
-                    insert into penstock.mirror_entry (mirror_id, digest, ord, tied, ids)
-                    select %(mirror)s, digest, %(first)s::bigint + n, get_byte(ids, 1) >> 6, ids
+                    insert into penstock.mirror_entry (mirror_id, digest, ord, flags, ids)
+                    select %(mirror)s, digest, %(first)s::bigint + n,
+                           (get_byte(ids, 1) >> 6) + case when doubted then 4 else 0 end, ids
                     from latest order by n
                     -- one that was there is numbered anew, beside the others of its row
                     on conflict (mirror_id, digest)
-                        do update set ord = excluded.ord, tied = excluded.tied,
+                        do update set ord = excluded.ord, flags = excluded.flags,
                                       ids = excluded.ids
                     returning xmax = 0 as fresh
                 )
@@ -259,7 +279,7 @@ class Mirrors:
                        (select count(*) from put where fresh) as new
                 """,
                 {"job": job_id, "lane": lane, "mirror": mirror_id, "first": row["next_ord"],
-                 "limit": limit},
+                 "limit": limit, "doubted": doubted},
             ).fetchone()  # fmt: skip
             if moved is None:
                 return 0
@@ -271,9 +291,9 @@ class Mirrors:
             return int(moved["moved"])
 
     def release(self, job_id: str, lane: str, mirror_id: int) -> None:
-        """The run is over: forget what it saw, and what it added and was not promoted. After the
-        last `promote`, and where the lane failed or was cancelled: then the next run sends those
-        members again.
+        """The run is over: forget what it saw. What it added and was not promoted, for the lane
+        failed or was cancelled, is kept in doubt: the platform may have it or not, so the next run
+        sends it again, or takes it out.
         """
         with self._ledger.transaction() as db:
             lock_job(db, job_id)
@@ -283,9 +303,10 @@ class Mirrors:
                 "update penstock.mirror set upto = 0 where mirror_id = %s and holder_job = %s",
                 (mirror_id, job_id),
             )
-        for table in ("mirror_added", "mirror_seen"):
-            while self._drop(table, job_id, lane):
-                pass
+        while self.promote(job_id, lane, mirror_id, doubted=True):
+            pass
+        while self._drop_seen(job_id, lane):
+            pass
         with self._ledger.transaction() as db:
             lock_job(db, job_id)
             db.execute(
@@ -294,19 +315,20 @@ class Mirrors:
                 (mirror_id, job_id),
             )
 
-    def _drop(self, table: str, job_id: str, lane: str) -> int:
+    def _drop_seen(self, job_id: str, lane: str) -> int:
         with self._ledger.transaction() as db:
             lock_job(db, job_id)
             return db.execute(
-                f"delete from penstock.{table} where ctid = any(array("  # noqa: S608 - ours
-                f"select ctid from penstock.{table} where job_id = %s and lane = %s limit %s))",
+                "delete from penstock.mirror_seen where ctid = any(array("
+                "select ctid from penstock.mirror_seen where job_id = %s and lane = %s limit %s))",
                 (job_id, lane, _DROPPED),
             ).rowcount
 
 
-def stage(db: Connection, mirror_id: int, batch: Batch, seen: Seen) -> None:
+def stage(db: Connection, mirror_id: int, batch: Batch, seen: Seen, *, whole: bool = True) -> None:
     """Keep what a batch saw and added, in the transaction that settles it. Every batch of the lane
-    is staged, one that saw nothing as well: without it the run is not whole.
+    is staged, one that saw nothing as well: without it the run is not `whole`, and so it is where a
+    batch may lack rows of the source.
     """
     held = db.execute(
         "select 1 from penstock.mirror where mirror_id = %s and holder_job = %s",
@@ -316,7 +338,7 @@ def stage(db: Connection, mirror_id: int, batch: Batch, seen: Seen) -> None:
         raise ValueError(f"job {batch.job_id} does not hold the mirror that its batch is for")
     at = (batch.job_id, batch.lane, batch.seq)
     changed = list(seen.changed)
-    for block, ords in (seen.blocks or {0: b""}).items():
+    for block, ords in (seen.blocks or {0: b""}).items() if whole else ():
         db.execute(
             "insert into penstock.mirror_seen (job_id, lane, seq, block, ords, changed) "
             "values (%s, %s, %s, %s, %s, %b::bytea[])",

@@ -62,10 +62,15 @@ def refill(message: dict[str, Any]) -> None:
         views = Views(spec, known["views"], source.describe(total=False).columns)
         with source.open(views.columns, known["after_key"], known["upto_key"]) as reader:
             block = reader.read(known["rows"])
+            # Rows that came into the range meanwhile may have pushed others out of the batch.
+            cut = block is not None and reader.read(1) is not None
         if block is None:
             # Every row of the range is gone: an empty payload tells that, and settles as such.
             block = Block.empty(source.selected)
-        worker.payloads.put(batch.job_id, known["epoch"], batch.seq, views.make(block))
+        payloads = views.make(block)
+        for payload in payloads.values():
+            payload.about["cut"] = cut
+        worker.payloads.put(batch.job_id, known["epoch"], batch.seq, payloads)
     except (SourceRefused, SpecError, SettingsError) as exc:
         worker.dispatch.follow(stream.fail_range(batch.job_id, batch.generation, str(exc)))
         return

@@ -22,7 +22,8 @@ class DryRun:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self.limits: Limits = platform.limits
-        self.pace: Pace = platform.pace
+        # Most of its requests are never made: they must not use up what real ones are allowed.
+        self.pace: Pace = Pace()
         self.by_consent: bool = platform.by_consent
 
     @property

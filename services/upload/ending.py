@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.audiences import AudiencePart
 from penstock.contract import Batch, LaneOutcome
@@ -16,6 +17,7 @@ from penstock.ledger.closings import Closing
 from services.runtime.closing import Wait
 from services.runtime.verdicts import Retryable
 from services.runtime.worker import Worker
+from services.upload import sift
 from services.upload.chunk import chunks, lots_of
 from services.upload.lane import PlatformOf
 from services.upload.mirroring import LaneMirror, lane_mirror
@@ -30,7 +32,9 @@ _SOON_SECONDS = 0.1
 # What the lane's memo keeps of the removals.
 _GUARDED = "removals_allowed"
 _REMOVED_UPTO = "removed_upto"
-_SENT_AGAIN = "changed_sent_again"
+_SENT_AGAIN_UPTO = "changed_sent_again_upto"
+_ALL_REMOVED = "all_removed"
+_REFUSED = "removals_refused"
 
 
 class _Later(Exception):  # noqa: N818 - how an ending leaves the middle of its work
@@ -75,8 +79,13 @@ class Ending:
         if self._error is not None and found.error is None:
             found = replace(found, error=self._error)
         if mirror is not None:
+            if found.lost_to and self._removed:
+                self._keep({}, -self._removed)  # they were a part of what has come to nothing
             lost = found.error or found.lost_to or closing.cancelled or closing.failed
-            mirror.end(well=not lost)
+            refused = int(self._memo.get(_REFUSED, 0))
+            mirror.end(well=not lost, all_removed=not refused)
+            if refused:
+                found.details["removals_refused"] = refused
         return found
 
     def _closed(self) -> LaneOutcome | Wait:
@@ -89,26 +98,43 @@ class Ending:
             found = self._platform.close(self._memo, end)
             if not isinstance(found, Checked):
                 return found
-            accepted -= closings.checked(closing, found.requests)
-            self._keep(dict(found.keep))
+            rejected, of_removals = closings.checked(closing, found.requests)
+            accepted -= rejected
+            self._keep({**found.keep, **self._refused(of_removals)})
 
     def _take_out(self, mirror: LaneMirror) -> None:
         if not self._allowed(mirror):
             return
+        if self._memo.get(_ALL_REMOVED):
+            return
         limits, after = self._platform.limits, int(self._memo.get(_REMOVED_UPTO, -1))
         for removal in mirror.removals(limits.rows, after):
+            taken = rejected = 0
             for chunk in chunks(removal.members, limits, self._row_bytes(removal.members)):
-                self._send(Lot("remove"), chunk)
-            self._keep({_REMOVED_UPTO: removal.ords[-1]}, removal.members.num_rows)
-        if self._removed and not self._memo.get(_SENT_AGAIN):
-            # A removal may have named what such a member no longer has, and taken the person out.
-            for members in mirror.changed():
-                for lot, rows in lots_of(members, "add", by_consent=self._platform.by_consent):
-                    for chunk in chunks(rows, limits, self._row_bytes(rows)):
-                        self._send(lot, chunk)
-            self._keep({_SENT_AGAIN: True})
+                sent = self._send(Lot("remove"), chunk)
+                taken += sent.accepted
+                rejected += sum(sent.rejected.values())
+            self._keep({_REMOVED_UPTO: removal.ords[-1], **self._refused(rejected)}, taken)
+        if self._removed:
+            self._send_again(mirror)
+        self._keep({_ALL_REMOVED: True})
 
-    def _send(self, lot: Lot, chunk: pa.RecordBatch) -> None:
+    def _send_again(self, mirror: LaneMirror) -> None:
+        """A removal may have named what a member no longer has who is still in the source, and
+        taken the person out.
+        """
+        for seq, members in mirror.changed(int(self._memo.get(_SENT_AGAIN_UPTO, -1))):
+            no = sift.suppressed(self._ledger, members)
+            wanted = members if no is None else members.filter(pc.invert(no))
+            for lot, rows in lots_of(wanted, "add", by_consent=self._platform.by_consent):
+                for chunk in chunks(rows, self._platform.limits, self._row_bytes(rows)):
+                    self._send(lot, chunk)
+            self._keep({_SENT_AGAIN_UPTO: seq})
+
+    def _refused(self, removals: int) -> dict[str, int]:
+        return {_REFUSED: int(self._memo.get(_REFUSED, 0)) + removals} if removals else {}
+
+    def _send(self, lot: Lot, chunk: pa.RecordBatch) -> Sent:
         if time.monotonic() > self._until:
             raise _Later(_SOON_SECONDS)
         self._keep(self._platform.prepare(self._memo, lot))
@@ -119,6 +145,7 @@ class Ending:
         # No row of the source is behind them.
         self._ledger.closings.ask_after(self._closing, [name for name, _ in requests.open_since()])
         self._keep(dict(sent.keep))
+        return sent
 
     def _row_bytes(self, members: pa.RecordBatch) -> int:
         return self._platform.row_bytes(members.schema.names)

@@ -33,6 +33,7 @@ FOLLOWED: Final = 1 << 14
 # The same as the ledger tells them with an ordinal.
 TIED_TO_NEXT: Final = FOLLOWED >> 14
 TIED_TO_LAST: Final = GOES_ON >> 14
+IN_DOUBT: Final = 4
 #: In the place of a consent's code.
 _NO_CONSENT: Final = 255
 

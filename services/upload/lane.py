@@ -29,6 +29,11 @@ from services.upload.settings import UploadSettings
 #: How long a batch waits whose payload cannot be had for the moment.
 _PAUSE_SECONDS = 10.0
 
+_CUT = (
+    "The source changed while a lost batch was read again, and rows may be missing: the audience "
+    "cannot be replaced by it. Retry the job."
+)
+
 PlatformOf = Callable[[JobSpec, Batch], Platform]
 
 
@@ -49,6 +54,7 @@ class Delivery:
         mode = destination.mode if isinstance(destination, AudiencePart) else "add"
         self._action: Action = "add" if mode == "mirror" else mode
         self._mirrored = is_mirror(claim.spec, claim.batch.lane)
+        self._creates = bool(getattr(destination, "create", False))
 
     def run(self) -> Next | None:
         claim = self._claim
@@ -65,10 +71,14 @@ class Delivery:
             return self._ledger.fail_lane(batch, str(exc))
         if payload is None:
             return self._ledger.missing(claim)
+        if payload.about.get("cut") and self._action == "replace":
+            return self._ledger.fail_lane(batch, _CUT)
         members = members_of(payload, claim.columns)
         try:
-            mirror = BatchMirror(self._worker.ledger, claim, members) if self._mirrored else None
             with Heartbeat(lambda: self._ledger.renew(claim), self._settings.lease_seconds) as beat:
+                mirror = (
+                    BatchMirror(self._worker.ledger, claim, members) if self._mirrored else None
+                )
                 self._send(members, mirror, beat)
         except GivenBack:
             return None
@@ -84,7 +94,8 @@ class Delivery:
         lots = lots_of(members, self._action, by_consent=self._platform.by_consent)
         for lot, rows in lots[self._progress.lot :]:
             wanted, left = self._sifted(after(rows, self._progress.row), mirror)
-            if wanted.num_rows:
+            # An audience is made by the first batch, be there nobody in it to be sent: others wait.
+            if wanted.num_rows or (self._creates and not self._memo):
                 sender = self._prepared(lot, wanted.num_rows, patience)
                 self._send_lot(wanted, left, sender, patience)
             self._pass_by(left, None)
@@ -115,8 +126,8 @@ class Delivery:
         self, rows: pa.RecordBatch, mirror: BatchMirror | None
     ) -> tuple[pa.RecordBatch, list[sift.Left]]:
         left: list[sift.Left] = []
-        # Whoever must not be sent may still be taken out.
-        if self._action != "remove":
+        # Whoever must not be sent may still be taken out. (A mirror has asked for the whole batch.)
+        if mirror is None and self._action != "remove":
             found = sift.suppressed(self._worker.ledger, rows)
             if found is not None:
                 rows, more = sift.split(rows, found, sift.SUPPRESSED)
@@ -169,7 +180,7 @@ class Delivery:
             figures={"requests": self._progress.made} if self._progress.made else {},
         )
         if mirror is not None and not self._claim.spec.dry_run:
-            beside.also = mirror.staging(self._progress.refused)
+            beside.also = mirror.staging(self._progress.refused, whole=not about.get("cut"))
         return beside
 
 

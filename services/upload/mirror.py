@@ -28,6 +28,7 @@ from services.upload.chunk import ROW
 from services.upload.handles import (
     FOLLOWED,
     GOES_ON,
+    IN_DOUBT,
     TIED_TO_LAST,
     TIED_TO_NEXT,
     Ints,
@@ -80,19 +81,21 @@ class Difference:
         self._handles = handles(members)
         new, old = np.zeros((2, members.num_rows), np.bool_)
         known = mirrors.known(mirror.mirror_id, b"".join(h.keys for h in self._handles))
-        self._found: Ints = np.frombuffer(known, np.int64) >> 2
-        tied = np.split(np.frombuffer(known, np.int64) & 3, self._cuts())
-        for handle, ords in zip(self._handles, self._by_handle(), strict=True):
-            new[handle.rows[ords < 0]] = True
+        told = np.frombuffer(known, np.int64)
+        self._found: Ints = told >> 3
+        flags = np.split(told & 7, self._cuts())
+        for handle, ords, marks in zip(self._handles, self._by_handle(), flags, strict=False):
             old[handle.rows[ords >= 0]] = True
+            new[handle.rows[(ords < 0) | (marks & IN_DOUBT > 0)]] = True
         places = members.column(ROW)
-        #: Places of the rows to send: of those with a new identifier, or of all in a full run.
+        #: Places of the rows to send: of those with an identifier that is new or in doubt, or of
+        #: all in a full run.
         self.wanted: pa.Array = places.filter(pa.array(new | old if full else new))
         #: Places of the rows that the audience has, and that are not sent.
         self.unchanged: pa.Array = places.filter(pa.array(old & ~new & (not full)))
         #: Places of the rows that cannot be mirrored.
         self.not_mirrored: pa.Array = places.filter(pa.array(~(new | old)))
-        self._changed = old & (new | self._torn(tied))
+        self._changed = old & (new | self._torn(flags))
 
     def seen(self, refused: Collection[int] = ()) -> Seen:
         """For `stage`. `refused`: places of rows that the platform did not take."""

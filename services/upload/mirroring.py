@@ -49,6 +49,7 @@ class BatchMirror:
         self._mirror = found
         # Whoever is suppressed, or has taken consent back, counts as one who has left.
         no = sift.suppressed(ledger, members)
+        self._suppressed = members.column(ROW).filter(no) if no is not None else None
         there = members if no is None else members.filter(pc.invert(no))
         denied = _denied(there)
         self._denied = there.column(ROW).filter(denied)
@@ -57,17 +58,21 @@ class BatchMirror:
 
     def unwanted(self) -> Iterator[tuple[Callable[[pa.RecordBatch], pa.BooleanArray], str]]:
         """Which rows are left out, and why."""
+        if self._suppressed is not None:
+            yield partial(_among, places=self._suppressed), sift.SUPPRESSED
         yield partial(_among, places=self._denied), DENIED
         yield partial(_among, places=self._difference.not_mirrored), NOT_MIRRORED
         yield partial(_among, places=self._difference.unchanged), UNCHANGED
 
-    def staging(self, refused: Sequence[int]) -> Callable[[Connection], None]:
-        """What to write when the batch settles. `refused`: places the platform did not take."""
+    def staging(self, refused: Sequence[int], *, whole: bool) -> Callable[[Connection], None]:
+        """What to write when the batch settles. `refused`: places the platform did not take.
+        `whole`: the batch has all rows of its part of the source.
+        """
         seen = self._difference.seen(refused)
-        return partial(self._stage, seen=seen)
+        return partial(self._stage, seen=seen, whole=whole)
 
-    def _stage(self, db: Connection, seen: Seen) -> None:
-        stage(db, self._mirror.mirror_id, self._batch, seen)
+    def _stage(self, db: Connection, seen: Seen, *, whole: bool) -> None:
+        stage(db, self._mirror.mirror_id, self._batch, seen, whole=whole)
 
 
 class LaneMirror:
@@ -88,17 +93,24 @@ class LaneMirror:
         return self._unseen.count()
 
     def removals(self, rows: int, after: int) -> Iterator[Removal]:
-        return self._unseen.removals(rows, after)
+        """Each is in doubt from here on, until `end`."""
+        for removal in self._unseen.removals(rows, after):
+            self._mirrors.doubt(self._job_id, self._mirror.mirror_id, removal.ords)
+            yield removal
 
-    def changed(self) -> Iterator[pa.RecordBatch]:
-        for packed in self._mirrors.changed(self._job_id, self._lane):
-            yield changed_members(packed)
+    def changed(self, after: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        for seq, packed in self._mirrors.changed(self._job_id, self._lane, after):
+            yield seq, changed_members(packed)
 
-    def end(self, *, well: bool) -> None:
-        if well:
+    def end(self, *, well: bool, all_removed: bool) -> None:
+        """`all_removed`: the platform refused no removal; those that it did refuse are in doubt and
+        still there, so that the next run tries again.
+        """
+        if well and all_removed:
             # Not sooner: a platform that works by jobs may fail to take them out at the very end.
             for removal in self._unseen.removals(_AT_A_TIME):
                 self._mirrors.removed(self._job_id, self._mirror.mirror_id, removal.ords)
+        if well:
             while self._mirrors.promote(self._job_id, self._lane, self._mirror.mirror_id):
                 pass
         self._mirrors.release(self._job_id, self._lane, self._mirror.mirror_id)

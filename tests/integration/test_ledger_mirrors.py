@@ -115,10 +115,13 @@ class Run:
             if n == chunks:
                 return
             assert removal.members.num_rows <= rows
+            self.mirrors.doubt(self.job, mirror.mirror_id, removal.ords)
             self.removed.append(removal.members)
-            self.mirrors.removed(self.job, mirror.mirror_id, removal.ords)
 
     def promote(self, limit: int = 50_000) -> None:
+        """The lane has ended well."""
+        for removal in self.unseen().removals(1_000):
+            self.mirrors.removed(self.job, self.take().mirror_id, removal.ords)
         while self.mirrors.promote(self.job, LANE, self.take().mirror_id, limit):
             pass
 
@@ -179,7 +182,8 @@ class TestTake:
         closing = book.closing(LANE, job_id=first.job)
         book.ledger.closings.close(closing, LaneOutcome())
         assert figures(book)["free"] == 0
-        assert Run(book, [B]).all() == (names_of([B]), set())
+        # Whom it had sent the platform may have: they are taken out.
+        assert Run(book, [B]).all() == (names_of([B]), names_of([A]))
         assert state(book) == names_of([B])
         assert figures(book)["staged"] == 0
 
@@ -224,7 +228,7 @@ class TestDifference:
         run.take_out()
         assert sent(run.added) == names_of([("a", "9"), C])
         assert sent(run.removed) == {("phone", sha("1"))}
-        again = [changed_members(page).to_pylist() for page in run.mirrors.changed(run.job, LANE)]
+        again = [changed_members(page).to_pylist() for _, page in run.mirrors.changed(run.job, LANE)]
         assert again == [[{"email": sha("a"), "phone": sha("9")}]]
 
     def test_what_two_rows_share_stays_until_both_have_left(self, book: Books) -> None:
@@ -269,7 +273,8 @@ class TestUnseen:
         run = Run(book, [(f"e{n}", f"p{n}") for n in range(0, 50, 2)])
         run.send()
         assert run.unseen().count() == 50
-        run.take_out(chunks=4, rows=5)
+        for removal in list(run.unseen().removals(5))[:4]:
+            run.mirrors.removed(run.job, run.take().mirror_id, removal.ords)
         assert run.unseen().count() == 10
         last = list(run.unseen().removals(100))
         assert [c.members.num_rows for c in last] == [5]
@@ -379,23 +384,33 @@ class TestEnd:
         assert figures(book)["staged"] == 0
         assert Run(book, *batches).all() == (set(), set())
 
-    def test_a_run_that_failed_leaves_the_state_as_it_was(self, book: Books) -> None:
+    def test_what_a_run_that_failed_sent_is_in_doubt(self, book: Books) -> None:
         Run(book, [A, B]).all()
         failed = Run(book, [A, C])
         failed.send()
         failed.end()
-        assert state(book) == names_of([A, B])
         assert figures(book)["staged"] == 0
+        # Who is still there is sent once more, and then known.
         assert Run(book, [A, C]).all() == (names_of([C]), names_of([B]))
+        assert Run(book, [A, C]).all() == (set(), set())
 
-    def test_removals_of_a_run_that_failed_later_are_kept(self, book: Books) -> None:
+    def test_whom_a_failed_run_sent_and_who_has_left_since_is_taken_out(self, book: Books) -> None:
+        Run(book, [A]).all()
+        failed = Run(book, [A, C])
+        failed.send()
+        failed.end()
+        assert Run(book, [A]).all() == (set(), names_of([C]))
+        assert state(book) == names_of([A])
+
+    def test_whom_a_failed_run_took_out_and_who_is_back_is_sent(self, book: Books) -> None:
         Run(book, [A, B, C]).all()
         failed = Run(book, [A])
         failed.send()
         failed.take_out(chunks=1, rows=1)
         failed.end()
         assert sent(failed.removed) == names_of([B])
-        assert Run(book, [A]).all() == (set(), names_of([C]))
+        assert Run(book, [A, B]).all() == (names_of([B]), names_of([C]))
+        assert Run(book, [A, B]).all() == (set(), set())
 
     def test_a_run_that_is_being_forgotten_has_no_unseen(
         self, book: Books, shared_url: str

@@ -39,7 +39,7 @@ class State:
 
     def known(self, _mirror_id: int, keys: bytes) -> array[int]:
         each = [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
-        found = {key: 4 * n + tied for n, (key, tied) in enumerate(self.entries)}
+        found = {key: 8 * n + tied for n, (key, tied) in enumerate(self.entries)}
         return array("q", [found.get(key, -1) for key in each])
 
     def remember(self, members: pa.RecordBatch) -> None:

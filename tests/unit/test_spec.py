@@ -386,7 +386,9 @@ def test_a_number_for_an_id_is_the_id() -> None:
 
 @pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_another_version_is_refused(version: Any) -> None:
-    with pytest.raises(VersionError, match="this release reads version 1 and 2: upgrade the workers"):
+    with pytest.raises(
+        VersionError, match="this release reads version 1 and 2: upgrade the workers"
+    ):
         JobSpec.from_wire(document() | {"v": version})
 
 
@@ -477,3 +479,13 @@ def test_the_json_schema_admits_what_is_valid(doc: dict[str, Any]) -> None:
 )
 def test_the_json_schema_refuses_what_is_not(doc: dict[str, Any]) -> None:
     assert not jsonschema.Draft202012Validator(json_schema()).is_valid(doc)
+
+
+@pytest.mark.parametrize("yes", [True, 1, "true", "on"])
+def test_a_dry_run_travels_as_what_older_workers_refuse(yes: Any) -> None:
+    """They read version 1 alone, and would overlook the key."""
+    dry = spec(dry_run=yes)
+    assert (dry.dry_run, dry.wire()["v"], dry.model_dump()["v"]) == (True, 2, 2)
+    assert JobSpec.from_wire(dry.wire())[0] == dry
+    for other in (spec(), spec(dry_run=False), spec(full=True), spec(v=2)):
+        assert (other.dry_run, other.wire()["v"], other.model_dump()["v"]) == (False, 1, 1)

@@ -23,6 +23,8 @@ create table penstock.request (
     primary key (job_id, lane, request),
     foreign key (job_id, lane, seq) references penstock.delivery on delete cascade
 );
+-- For the cascade: a stream that starts over deletes deliveries by the thousand.
+create index request_delivery on penstock.request (job_id, lane, seq);
 create index request_open on penstock.request (job_id, lane, seq) where not checked;
 
 alter table penstock.lane

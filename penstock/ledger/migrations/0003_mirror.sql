@@ -15,10 +15,11 @@ create table penstock.mirror_entry (
     mirror_id   bigint not null,
     digest      bytea not null,                 -- 16 bytes
     ord         bigint not null,                -- never used again
-    -- 1: the entry numbered after it is another identifier of the same row; 2: the one before it
-    tied        smallint not null,
+    -- 1: the entry numbered after it is another identifier of the same row; 2: the one before it;
+    -- 4: in doubt, for a run that did not end well added it or was to take it out
+    flags       smallint not null,
     ids         bytea not null,                 -- what a removal sends: SHA-256 digests
-    primary key (mirror_id, digest) include (ord, tied)
+    primary key (mirror_id, digest) include (ord, flags)
 );
 create unique index mirror_entry_ord on penstock.mirror_entry (mirror_id, ord);
 -- Digests and the arrays of them do not compress: the server should not try.
@@ -34,6 +35,7 @@ create table penstock.mirror_added (
     size        integer not null,
     digests     bytea[] not null,
     ids         bytea[] not null,
+    doubted     boolean not null default false, -- the platform took back some of the batch later
     primary key (job_id, lane, seq, piece),
     foreign key (job_id, lane, seq) references penstock.delivery on delete cascade
 );
