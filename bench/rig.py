@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ class Rig:
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-bench-"))
         self.directory.chmod(0o755)
         self._open = ExitStack()
+        # Behind the servers: a million members leave a gigabyte.
+        self._open.callback(shutil.rmtree, self.directory, ignore_errors=True)
         self._databases = 0
 
     def __enter__(self) -> Self:

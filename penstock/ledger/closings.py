@@ -34,6 +34,8 @@ class Closing:
     #: File lanes: what all its pieces come to.
     bytes: int
     columns: list[str]
+    #: What was done for the lane, summed over its batches.
+    figures: dict[str, int]
     memo: dict[str, Any]
     abandoned: list[dict[str, Any]]
     #: Closings in a row that failed, or died with their worker.
@@ -93,7 +95,7 @@ class Closings:
                 job["cancelling"], row["rows"], row["accepted"], row["failed"], row["removed"],
                 row["parts"],
                 self._bytes(db, job_id, lane), job["columns"] or [],
-                row["memo"], row["abandoned"], row["close_tries"],
+                row["figures"], row["memo"], row["abandoned"], row["close_tries"],
             )  # fmt: skip
 
     @staticmethod

@@ -20,7 +20,7 @@ from services.runtime.worker import Worker
 from services.upload import sift
 from services.upload.chunk import chunks, lots_of
 from services.upload.lane import PlatformOf
-from services.upload.mirroring import LaneMirror, lane_mirror
+from services.upload.mirroring import LaneMirror, lane_mirror, would_take_out
 from services.upload.pacing import pacing_of
 from services.upload.platform import Checked, LaneEnd, Lot, Platform, Sent
 from services.upload.requests import Requests
@@ -76,6 +76,8 @@ class Ending:
         found = self._closed()
         if isinstance(found, Wait):
             return found
+        if closing.spec.dry_run:
+            found.details.update(would_take_out(self._ledger, closing))
         if self._error is not None and found.error is None:
             found = replace(found, error=self._error)
         if mirror is not None:

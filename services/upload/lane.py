@@ -19,7 +19,7 @@ from services.runtime.verdicts import Fatal, Retryable
 from services.runtime.worker import Worker, holder
 from services.upload import sift
 from services.upload.chunk import after, chunks, lots_of, members_of
-from services.upload.mirroring import BatchMirror, is_mirror
+from services.upload.mirroring import FOUND_AGAIN, BatchMirror, is_mirror
 from services.upload.patience import GivenBack, Patience
 from services.upload.platform import Action, Lot, Platform, Sender
 from services.upload.progress import Progress
@@ -179,7 +179,9 @@ class Delivery:
             requests=[(request, rows) for request, rows in self._progress.requests],
             figures={"requests": self._progress.made} if self._progress.made else {},
         )
-        if mirror is not None and not self._claim.spec.dry_run:
+        if mirror is not None and self._claim.spec.dry_run:
+            beside.figures[FOUND_AGAIN] = mirror.found_again
+        elif mirror is not None:
             beside.also = mirror.staging(self._progress.refused, whole=not about.get("cut"))
         return beside
 

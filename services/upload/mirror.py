@@ -97,6 +97,11 @@ class Difference:
         self.not_mirrored: pa.Array = places.filter(pa.array(~(new | old)))
         self._changed = old & (new | self._torn(flags))
 
+    @property
+    def found_again(self) -> int:
+        """Entries of the state that the batch has."""
+        return len(np.unique(self._found[self._found >= 0]))
+
     def seen(self, refused: Collection[int] = ()) -> Seen:
         """For `stage`. `refused`: places of rows that the platform did not take."""
         places = self._members.column(ROW).to_numpy()

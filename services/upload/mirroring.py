@@ -24,6 +24,8 @@ UNCHANGED = "unchanged since the last run"
 _AT_A_TIME = 20_000
 _NO = [code for code in range(9) if 2 in divmod(code, 3)]  # noqa: PLR2004
 DENIED = "consent denied"
+#: A dry run's figure.
+FOUND_AGAIN = "identifiers_found_again"
 NOT_MIRRORED = "a mirror keeps digests alone, and this row has none that identify"
 
 
@@ -64,6 +66,11 @@ class BatchMirror:
         yield partial(_among, places=self._difference.not_mirrored), NOT_MIRRORED
         yield partial(_among, places=self._difference.unchanged), UNCHANGED
 
+    @property
+    def found_again(self) -> int:
+        """Identifiers of the batch that the audience has."""
+        return self._difference.found_again
+
     def staging(self, refused: Sequence[int], *, whole: bool) -> Callable[[Connection], None]:
         """What to write when the batch settles. `refused`: places the platform did not take.
         `whole`: the batch has all rows of its part of the source.
@@ -73,6 +80,15 @@ class BatchMirror:
 
     def _stage(self, db: Connection, seen: Seen, *, whole: bool) -> None:
         stage(db, self._mirror.mirror_id, self._batch, seen, whole=whole)
+
+
+def would_take_out(ledger: Ledger, closing: Closing) -> dict[str, int]:
+    """For the outcome of a dry run. About, for two rows may share an identifier."""
+    if not is_mirror(closing.spec, closing.lane):
+        return {}
+    mirror = ledger.mirrors.find(target_of(closing.spec, closing.lane))
+    gone = mirror.entries - closing.figures.get(FOUND_AGAIN, 0)
+    return {"identifiers_it_would_take_out": max(gone, 0)}
 
 
 class LaneMirror:

@@ -120,6 +120,9 @@ def test_a_mirror_sends_the_difference(
 
     people("delete from {} where id <= 10")
     people.fill(1_001, 1_010)
+    [dry] = run(mirror, dry_run=True)["lanes"]
+    assert (dry["accepted"], dry["details"]["identifiers_it_would_take_out"]) == (10, 20)
+    assert set(sandbox.members(audience)) == before
     status = run(mirror)
     [lane] = status["lanes"]
     assert status["state"] == "succeeded", status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
@@ -16,8 +15,6 @@ from tests.harness import AUDIENCE, META, SOURCE, Stack, sums_are_right, wait_fo
 ACCOUNT, OTHER_ACCOUNT = "1000", "2000"
 OTHER_AUDIENCE, ELSEWHERE = "322", "422"
 BATCH_ROWS = 50
-
-Job = dict[str, Any]
 
 
 @pytest.fixture
@@ -34,8 +31,8 @@ def scarce(meta_sandbox: MetaSandbox) -> Iterator[MetaSandbox]:
 
 @pytest.fixture
 def narrow(stack: Stack, source_url: str) -> Stack:
-    """One slot for uploads, and one job's batches all in its queue at a time."""
-    create_customers(source_url, 8 * BATCH_ROWS)
+    """A worker for uploads is still to come, with one slot; by then all batches may be queued."""
+    create_customers(source_url, 7 * BATCH_ROWS)
     # A wait for a turn is longer, so that nobody sleeps through it in the only slot.
     stack.env["PENSTOCK_PATIENCE_SECONDS"] = "0.3"
     return stack.start("jobs", "extract", slots=1)
@@ -58,7 +55,9 @@ def submit(stack: Stack, audience: str, account: str, batches: int) -> str:
 
 
 def sent(sandbox: MetaSandbox) -> list[str]:
-    """Whose audience each call was for, in their order: each batch has a session of its own."""
+    """Whose audience each call was for, in their order, account by account: each batch has a
+    session of its own.
+    """
     return [session["audience_id"] for session in sandbox.state()["sessions"]]
 
 
@@ -82,23 +81,23 @@ def an_hour_passes(stack: Stack, sandbox: MetaSandbox) -> None:
 def test_an_account_that_is_used_up_rests_and_its_slot_is_another_s(
     narrow: Stack, scarce: MetaSandbox
 ) -> None:
-    # The fourth call uses it up, and a fifth would be refused for an hour.
+    # Looking for the audience and three batches use it up: a fourth would be refused for an hour.
     scarce.settings(usage_per_call=25, regain_minutes=60)
     narrow.add("upload.meta", slots=1).start()
-    long = submit(narrow, AUDIENCE, ACCOUNT, batches=8)
-    wait_for(lambda: len(sent(scarce)) == 4)
+    long = submit(narrow, AUDIENCE, ACCOUNT, batches=7)
+    wait_for(lambda: len(sent(scarce)) == 3)
 
     short = submit(narrow, ELSEWHERE, OTHER_ACCOUNT, batches=2)
     status = narrow.wait(short)
     assert status["state"] == "succeeded", status
     assert narrow.client.status(long)["state"] == "running"
-    assert sent(scarce) == [AUDIENCE] * 4 + [ELSEWHERE] * 2
+    assert sent(scarce) == [AUDIENCE] * 3 + [ELSEWHERE] * 2
 
     an_hour_passes(narrow, scarce)
     status = narrow.wait(long)
     assert status["state"] == "succeeded", status
     assert sums_are_right(status)
-    assert sent(scarce) == [AUDIENCE] * 4 + [ELSEWHERE] * 2 + [AUDIENCE] * 4
+    assert sent(scarce) == [AUDIENCE] * 7 + [ELSEWHERE] * 2
     # Slowed before it was refused: not one call too many, and no attempt burnt by waiting.
     assert scarce.calls()["users"]["err"] == 0
     assert _tries(narrow) == {0}

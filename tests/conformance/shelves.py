@@ -65,9 +65,11 @@ class Shelf:
     by_name: Mapping[str, Any] | None = None
     #: A row's e-mail, where the row must be rejected.
     bad: bytes | None = None
-    #: Settings of its sandbox while the suite runs, and those that let time pass over its members.
+    #: Settings of its sandbox while the suite runs; those that let time pass over its members; and
+    #: those with which each request is done by the time it is answered.
     settings: Mapping[str, Any] = field(default_factory=dict)
     later: Mapping[str, Any] = field(default_factory=dict)
+    at_once: Mapping[str, Any] = field(default_factory=dict)
     #: Columns that its members may have, where a member's size in a request is told.
     columns: tuple[str, ...] = ()
 
@@ -82,7 +84,7 @@ SHELVES: dict[str, Shelf] = {
         passing=_faults("unavailable", "internal", "resource_exhausted"),
         refusal=("unauthenticated", {}),
         by_name={"customer_id": "1234567890"},
-        settings={"processing": 0.01},
+        settings={"processing": 0},
         columns=(*_CONTACT, "country", "postal_code"),
     ),
     "data_manager": Shelf(
@@ -95,6 +97,7 @@ SHELVES: dict[str, Shelf] = {
         refusal=("unauthenticated", {}),
         settings={"polls": 1, "per_minute": 100_000},
         later={"older": 3600},
+        at_once={"polls": 0},
         columns=(*_CONTACT, "country", "postal_code"),
     ),
     "meta": Shelf(
@@ -181,8 +184,8 @@ class OwnFunction:
     def clear(self) -> None:
         self._faults.clear()
 
-    def settings(self) -> dict[str, Any]:
-        return {}
+    def settings(self, **values: Any) -> dict[str, Any]:
+        return values
 
     def members(self, audience: str) -> list[str]:
         assert audience

@@ -85,8 +85,10 @@ class ReplaceSender:
 def finish(target: Target, memo: Mapping[str, Any]) -> None:
     """Tell Meta that all of the lane has come."""
     member = memo["replace_first"].encode()
+    mark = _mark(memo["replace_session"], memo["replace_next"], last=True)
     try:
-        target.post(member, _mark(memo["replace_session"], memo["replace_next"], last=True))
+        # An answer without its counts is no success here either.
+        counts(target.post(member, mark))
     except ReplaceOver:
         # An earlier attempt got through whose answer was lost: nothing else ends this session.
         return
