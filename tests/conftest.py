@@ -101,9 +101,9 @@ def private_postgres(tmp_path: Path) -> Iterator[Postgres]:
 
 @pytest.fixture
 def redis_url(redis_server: Redis) -> str:
-    """An empty numbered database. The numbers go round, so that what an earlier test left running
+    """An empty numbered database, not 0, which tests share. The numbers go round, so that what an earlier test left running
     writes somewhere else."""
-    number = next(_number) % DATABASES
+    number = 1 + next(_number) % (DATABASES - 1)
     with redis_server.client(number) as client:
         client.flushdb()
     return redis_server.database_url(number)

@@ -19,7 +19,7 @@ from services.runtime.verdicts import Fatal, Retryable
 from services.runtime.worker import Worker, holder
 from services.upload import sift
 from services.upload.chunk import after, chunks, lots_of, members_of
-from services.upload.mirroring import FOUND_AGAIN, BatchMirror, is_mirror
+from services.upload.mirroring import FOUND_AGAIN, UNCHANGED, BatchMirror, is_mirror
 from services.upload.patience import GivenBack, Patience
 from services.upload.platform import Action, Lot, Platform, Sender
 from services.upload.progress import Progress
@@ -29,6 +29,8 @@ from services.upload.settings import UploadSettings
 #: How long a batch waits whose payload cannot be had for the moment.
 _PAUSE_SECONDS = 10.0
 
+#: Reasons for which a row is left out that nobody need look into.
+_ON_PURPOSE = (sift.SUPPRESSED, UNCHANGED)
 _CUT = (
     "The source changed while a lost batch was read again, and rows may be missing: the audience "
     "cannot be replaced by it. Retry the job."
@@ -128,6 +130,8 @@ class Delivery:
         left: list[sift.Left] = []
         # Whoever must not be sent may still be taken out. (A mirror has asked for the whole batch.)
         if mirror is None and self._action != "remove":
+            rows, more = sift.split(rows, sift.denied(rows), sift.DENIED)
+            left += more
             found = sift.suppressed(self._worker.ledger, rows)
             if found is not None:
                 rows, more = sift.split(rows, found, sift.SUPPRESSED)
@@ -142,7 +146,8 @@ class Delivery:
         """Count those that were left out up to the chunk's last row, or to the lot's end."""
         upto = None if chunk is None else chunk.column("row")[-1].as_py()
         for each in left:
-            self._progress.skip(each.reason, each.between(self._progress.row, upto))
+            rows = each.between(self._progress.row, upto)
+            self._progress.skip(each.reason, rows, reported=each.reason not in _ON_PURPOSE)
 
     def _prepared(self, lot: Lot, rows: int, patience: Patience) -> Sender:
         while True:

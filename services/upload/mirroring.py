@@ -17,13 +17,11 @@ from penstock.ledger.deliveries import Claim
 from penstock.ledger.mirrors import Mirror, Seen, stage
 from services.runtime.verdicts import Fatal
 from services.upload import sift
-from services.upload.chunk import CONSENT, ROW
+from services.upload.chunk import ROW
 from services.upload.mirror import Difference, Removal, Unseen, changed_members, target_of
 
 UNCHANGED = "unchanged since the last run"
 _AT_A_TIME = 20_000
-_NO = [code for code in range(9) if 2 in divmod(code, 3)]  # noqa: PLR2004
-DENIED = "consent denied"
 #: A dry run's figure.
 FOUND_AGAIN = "identifiers_found_again"
 NOT_MIRRORED = "a mirror keeps digests alone, and this row has none that identify"
@@ -53,7 +51,7 @@ class BatchMirror:
         no = sift.suppressed(ledger, members)
         self._suppressed = members.column(ROW).filter(no) if no is not None else None
         there = members if no is None else members.filter(pc.invert(no))
-        denied = _denied(there)
+        denied = sift.denied(there)
         self._denied = there.column(ROW).filter(denied)
         there = there.filter(pc.invert(denied))
         self._difference = Difference(ledger.mirrors, found, there, full=claim.spec.full)
@@ -62,7 +60,7 @@ class BatchMirror:
         """Which rows are left out, and why."""
         if self._suppressed is not None:
             yield partial(_among, places=self._suppressed), sift.SUPPRESSED
-        yield partial(_among, places=self._denied), DENIED
+        yield partial(_among, places=self._denied), sift.DENIED
         yield partial(_among, places=self._difference.not_mirrored), NOT_MIRRORED
         yield partial(_among, places=self._difference.unchanged), UNCHANGED
 
@@ -139,13 +137,6 @@ def lane_mirror(ledger: Ledger, closing: Closing) -> LaneMirror | None:
     target = target_of(closing.spec, closing.lane)
     mirror = ledger.mirrors.take(closing.job_id, closing.lane, target)
     return None if mirror is None else LaneMirror(ledger, closing, mirror)
-
-
-def _denied(members: pa.RecordBatch) -> pa.BooleanArray:
-    if CONSENT not in members.schema.names:
-        return pa.array([False] * members.num_rows)
-    # 3 * ad_user_data + ad_personalization, where 2 is a no.
-    return pc.is_in(members.column(CONSENT), value_set=pa.array(_NO, pa.uint8()))
 
 
 def _among(rows: pa.RecordBatch, places: pa.Array) -> pa.BooleanArray:

@@ -46,13 +46,21 @@ class Progress:
         for place, (column, reason) in sent.rows.items():
             at = places[place].as_py()
             self.refused.append(at)
-            if len(self.report) < _MOST_REPORTED:
-                shown = _key(chunk, place)
-                self.report.append([at if shown is None else shown, column, reason])
+            self._report(chunk, place, column, reason)
 
-    def skip(self, reason: str, rows: int) -> None:
-        if rows:
-            self.skipped[reason] = self.skipped.get(reason, 0) + rows
+    def skip(self, reason: str, rows: pa.RecordBatch, *, reported: bool) -> None:
+        if not rows.num_rows:
+            return
+        self.skipped[reason] = self.skipped.get(reason, 0) + rows.num_rows
+        if reported:
+            for place in range(min(rows.num_rows, _MOST_REPORTED)):
+                self._report(rows, place, "", reason)
+
+    def _report(self, rows: pa.RecordBatch, place: int, column: str, reason: str) -> None:
+        if len(self.report) < _MOST_REPORTED:
+            shown = _key(rows, place)
+            at = rows.column(ROW)[place].as_py() if shown is None else shown
+            self.report.append([at, column, reason])
 
     def next_lot(self) -> None:
         self.lot += 1

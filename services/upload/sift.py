@@ -9,25 +9,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.ledger import Ledger
-from services.upload.chunk import ROW
+from services.upload.chunk import CONSENT, ROW
 from services.upload.platforms.digests import DIGEST
 
 SUPPRESSED = "suppressed"
+DENIED = "consent denied"
+_DENIALS = [code for code in range(9) if 2 in divmod(code, 3)]  # noqa: PLR2004
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Rows that are not sent: their places, ascending, and why."""
+    """Rows that are not sent, in the order of their places, and why."""
 
     reason: str
-    places: pa.Array
+    rows: pa.RecordBatch
 
-    def between(self, after: int, upto: int | None) -> int:
-        """How many lie behind one place and not behind the other."""
-        inside = pc.greater(self.places, after)
+    def between(self, after: int, upto: int | None) -> pa.RecordBatch:
+        """Those that lie behind one place and not behind the other."""
+        places = self.rows.column(ROW)
+        inside = pc.greater(places, after)
         if upto is not None:
-            inside = pc.and_(inside, pc.less_equal(self.places, upto))
-        return pc.sum(inside).as_py() or 0
+            inside = pc.and_(inside, pc.less_equal(places, upto))
+        return self.rows.filter(inside)
 
 
 def split(
@@ -36,7 +39,15 @@ def split(
     left = members.filter(unwanted)
     if not left.num_rows:
         return members, []
-    return members.filter(pc.invert(unwanted)), [Left(reason, left.column(ROW))]
+    return members.filter(pc.invert(unwanted)), [Left(reason, left)]
+
+
+def denied(members: pa.RecordBatch) -> pa.BooleanArray:
+    """Members who denied either consent: no platform may use them, and so none gets them."""
+    if CONSENT not in members.schema.names:
+        return pa.array([False] * members.num_rows)
+    # 3 * ad_user_data + ad_personalization, where 2 is a no.
+    return pc.is_in(members.column(CONSENT), value_set=pa.array(_DENIALS, pa.uint8()))
 
 
 def suppressed(ledger: Ledger, members: pa.RecordBatch) -> pa.BooleanArray | None:

@@ -44,12 +44,13 @@ def _platform_of(spec: JobSpec, batch: Batch) -> Platform:
 def _register(kind: str) -> None:
     @app.task(name=routes.DELIVER[kind])
     def send(message: dict[str, Any]) -> None:
-        worker = worker_of(app)
-        settings = app.settings
+        platforms.load(kind)
+        worker, settings = worker_of(app), app.settings
         worker.dispatch.follow(deliver(worker, settings, _platform_of, Batch.read(message)))
 
     @app.task(name=routes.CLOSE[kind], ignore_result=False)
     def close(message: dict[str, Any]) -> dict[str, Any]:
+        platforms.load(kind)
         worker, settings = worker_of(app), app.settings
         end = partial(bring_to_end, worker, settings, _platform_of)
         outcome = close_lane(worker, settings, LaneRef.read(message), end)

@@ -19,7 +19,6 @@ from psycopg.types.json import Jsonb
 
 from penstock.broker import make_app
 from penstock.contract import LaneOutcome, LaneRef
-from penstock.errors import JobExistsError
 from penstock.ledger.deliveries import Claim
 from penstock.payloads import Payload
 from sandbox.servers import Postgres
@@ -30,7 +29,7 @@ from services.upload.ending import bring_to_end
 from services.upload.lane import Delivery, deliver
 from services.upload.platform import Checked, LaneEnd, Limits, Lot, Pace, Sent
 from services.upload.settings import UploadSettings
-from tests.builders import META, Books, books, database, execute, spec
+from tests.builders import META, Books, books, database, execute
 from tests.harness import Stack, wait_for
 
 Person = tuple[str | None, str | None]
@@ -436,14 +435,3 @@ class TestTheReleaseBefore:
             )
         assert runs.send(job).calls == [("add", names(A, B))]
         assert runs.book.figures(LANE, job) == {"rows": 2, "accepted": 2}
-
-    def test_a_job_with_its_digest_is_the_same_if_the_spec_is(self, runs: Runs) -> None:
-        jobs = runs.book.ledger.jobs
-        assert jobs.submit("job", spec(MIRROR))
-        execute(runs.book.url, "update penstock.job set digest = 'made otherwise'")
-        assert not jobs.submit("job", spec(MIRROR))
-        with pytest.raises(JobExistsError):
-            jobs.submit("job", spec({**MIRROR, "audience_id": "333"}))
-        jobs.refuse("refused", "nightly", {"name": "nightly"}, "No.")
-        with pytest.raises(JobExistsError):
-            jobs.submit("refused", spec(MIRROR))

@@ -18,6 +18,11 @@ def platform(kind: str, connection: Any, destination: Any, context: Context) -> 
     return cast(Platform, _module(kind).PLATFORM(connection, destination, context))
 
 
+def load(kind: str) -> None:
+    """An SDK takes seconds to import: not while a lease runs that nobody renews."""
+    _module(kind)
+
+
 def check(kind: str, connection: Any) -> str:
     """A sentence, or a verdict raised."""
     return cast(str, _module(kind).check(connection))
