@@ -11,7 +11,7 @@ import gc
 import json
 import random
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -24,14 +24,12 @@ from facebook_business.adobjects.customaudience import CustomAudience
 from facebook_business.api import FacebookAdsApi
 from facebook_business.session import FacebookSession
 from google.ads import datamanager_v1
-from google.ads.googleads.client import GoogleAdsClient
 from google.ads.googleads.v26.services.types import offline_user_data_job_service
-from google.auth.credentials import AnonymousCredentials
 from requests.adapters import BaseAdapter
 
+from bench import samples
 from bench.hash_identities import cpu_seconds, people
 from penstock.connections import MetaConnection, TokenConnection
-from penstock.contract import DataManager
 from services.extract.identity import IDENTITIES, Rules
 from services.upload.chunk import chunks
 from services.upload.platform import Limits
@@ -41,19 +39,8 @@ from services.upload.platforms.meta_graph import Graph
 from services.upload.platforms.meta_payload import KEYS
 from services.upload.platforms.meta_send import MetaSender, Target
 
-JOB = "customers/1234567890/offlineUserDataJobs/1"
-LIST = DataManager(
-    kind="data_manager",
-    connection="ads",
-    customer_id="1234567890",
-    user_list_id="111",
-    terms_accepted=True,
-)
 EMAIL_AND_PHONE = ("email", "phone")
 MAIL_AND_DEVICE = ("email", "mobile_ad_id")
-_ADDRESS = ("first_name", "last_name", "country", "postal_code")
-
-Record = dict[str, str | None]
 
 
 class _OnTheWire(Exception):  # noqa: N818 - how a request leaves its client, with its body
@@ -167,7 +154,7 @@ def _members(rows: int, view: str) -> pa.RecordBatch:
     return found.slice(rows)
 
 
-def _records(members: pa.RecordBatch) -> list[Record]:
+def _records(members: pa.RecordBatch) -> list[samples.Record]:
     names = [name for name in members.schema.names if name != "row"]
     columns = [_values(members.column(name)) for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -184,60 +171,23 @@ def _google_ads(what: str, members: pa.RecordBatch) -> Case:
     records = _records(members)
 
     def ours() -> list[bytes]:
-        return [google_ads_request.add_request(JOB, members).SerializeToString()]
+        return [google_ads_request.add_request(samples.JOB, members).SerializeToString()]
 
     return Case(
         f"google_ads, {what}",
         members,
         ours,
         {
-            "the SDK's example": partial(_google_example, _google_client(True), records),
-            "the same without proto-plus": partial(_google_example, _google_client(False), records),
+            "the SDK's example": partial(
+                samples.google_example, samples.google_client(True), records
+            ),
+            "the same without proto-plus": partial(
+                samples.google_example, samples.google_client(False), records
+            ),
         },
         offline_user_data_job_service.AddOfflineUserDataJobOperationsRequest.pb().FromString,
         60,
     )
-
-
-def _google_client(proto_plus: bool) -> Any:
-    return GoogleAdsClient(AnonymousCredentials(), "sandbox", use_proto_plus=proto_plus)
-
-
-def _google_example(client: Any, records: Sequence[Record]) -> list[bytes]:
-    """By the calls of `examples/remarketing/add_customer_match_user_list.py` in google-ads."""
-    operations = []
-    for record in records:
-        member = client.get_type("UserData")
-        if record["email"] is not None:
-            identifier = client.get_type("UserIdentifier")
-            identifier.hashed_email = record["email"]
-            member.user_identifiers.append(identifier)
-        if record["phone"] is not None:
-            identifier = client.get_type("UserIdentifier")
-            identifier.hashed_phone_number = record["phone"]
-            member.user_identifiers.append(identifier)
-        if all(record.get(name) for name in _ADDRESS):
-            identifier = client.get_type("UserIdentifier")
-            address = identifier.address_info
-            address.hashed_first_name = record["first_name"]
-            address.hashed_last_name = record["last_name"]
-            address.country_code = record["country"]
-            address.postal_code = record["postal_code"]
-            member.user_identifiers.append(identifier)
-        operation = client.get_type("OfflineUserDataJobOperation")
-        if client.use_proto_plus:
-            operation.create = member
-        else:
-            operation.create.CopyFrom(member)
-        operations.append(operation)
-    request = client.get_type("AddOfflineUserDataJobOperationsRequest")
-    request.resource_name = JOB
-    request.enable_partial_failure = request.enable_warnings = True
-    if client.use_proto_plus:
-        request.operations = operations
-        return [type(request).serialize(request)]
-    request.operations.extend(operations)
-    return [request.SerializeToString()]
 
 
 # ---- Data Manager API
@@ -245,50 +195,15 @@ def _google_example(client: Any, records: Sequence[Record]) -> list[bytes]:
 
 def _data_manager(what: str, members: pa.RecordBatch) -> Case:
     def ours() -> list[bytes]:
-        return [data_manager_requests.add_request(LIST, members).SerializeToString()]
+        return [data_manager_requests.add_request(samples.LIST, members).SerializeToString()]
 
     return Case(
         f"data_manager, {what}",
         members,
         ours,
-        {"the SDK's samples": partial(_data_manager_sample, _records(members))},
+        {"the SDK's samples": partial(samples.data_manager_sample, _records(members))},
         datamanager_v1.IngestAudienceMembersRequest.pb().FromString,
     )
-
-
-def _data_manager_sample(records: Sequence[Record]) -> list[bytes]:
-    """As Google's samples use the SDK: its own types, appended to each other."""
-    members = []
-    for record in records:
-        person = datamanager_v1.UserData()
-        identify = person.user_identifiers.append
-        if record["email"] is not None:
-            identify(datamanager_v1.UserIdentifier(email_address=record["email"]))
-        if record["phone"] is not None:
-            identify(datamanager_v1.UserIdentifier(phone_number=record["phone"]))
-        if all(record.get(name) for name in _ADDRESS):
-            address = datamanager_v1.AddressInfo(
-                given_name=record["first_name"],
-                family_name=record["last_name"],
-                region_code=record["country"],
-                postal_code=record["postal_code"],
-            )
-            identify(datamanager_v1.UserIdentifier(address=address))
-        member = datamanager_v1.AudienceMember()
-        member.user_data = person
-        members.append(member)
-    destination = datamanager_v1.Destination(product_destination_id=LIST.user_list_id)
-    account = destination.operating_account
-    account.account_id = LIST.customer_id
-    account.account_type = datamanager_v1.ProductAccount.AccountType.GOOGLE_ADS
-    request = datamanager_v1.IngestAudienceMembersRequest(
-        destinations=[destination],
-        audience_members=members,
-        encoding=datamanager_v1.Encoding.HEX,
-    )
-    terms = datamanager_v1.TermsOfServiceStatus.ACCEPTED
-    request.terms_of_service.customer_match_terms_of_service_status = terms
-    return [type(request).serialize(request)]
 
 
 # ---- Meta
@@ -349,20 +264,8 @@ def _linkedin(what: str, members: pa.RecordBatch) -> Case:
 
     def posted() -> list[bytes]:
         return _bodies(
-            partial(_post_elements, plain, url, records[first : first + limits.rows])
+            partial(samples.post_elements, plain, url, records[first : first + limits.rows])
             for first in range(0, len(records), limits.rows)
         )
 
     return Case(f"linkedin, {what}", members, ours, {"dicts and json.dumps": posted}, json.loads)
-
-
-def _post_elements(session: requests.Session, url: str, records: Sequence[Record]) -> None:
-    elements = []
-    for record in records:
-        ids = []
-        if record["email"]:
-            ids.append({"idType": "SHA256_EMAIL", "idValue": record["email"]})
-        if record.get("mobile_ad_id"):
-            ids.append({"idType": "GOOGLE_AID", "idValue": record["mobile_ad_id"]})
-        elements.append({"action": "ADD", "userIds": ids})
-    session.post(url, data=json.dumps({"elements": elements}), timeout=1)
