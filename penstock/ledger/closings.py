@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from penstock.contract import JobSpec, LaneOutcome
 from penstock.ledger.base import Connection, Ledger, lock_job, spec_of
+from penstock.ledger.mirrors import doubt_batch
 from penstock.ledger.unsent import give_up
 
 
@@ -141,45 +142,45 @@ class Closings:
             ).fetchall()
         return [row["request"] for row in rows]
 
-    def ask_after(self, closing: Closing, requests: Sequence[str]) -> None:
-        """Requests of the closing itself, which bring no rows of the source."""
+    def ask_after(
+        self, closing: Closing, requests: Sequence[str], again: int | None = None
+    ) -> None:
+        """Requests of the closing itself, which bring no rows of the source: removals, or members
+        of the batch `again` once more.
+        """
         if not requests:
             return
         with self._ledger.transaction() as db:
             db.execute(
-                "insert into penstock.request (job_id, lane, seq, request, rows) "
-                "select job_id, lane, min(seq), unnest(%s::text[]), 0 from penstock.delivery "
-                "where job_id = %s and lane = %s group by job_id, lane on conflict do nothing",
-                (list(requests), closing.job_id, closing.lane),
+                "insert into penstock.request (job_id, lane, seq, request, rows, removes) "
+                "select job_id, lane, coalesce(%s::int, min(seq)), unnest(%s::text[]), 0, %s "
+                "from penstock.delivery where job_id = %s and lane = %s group by job_id, lane "
+                "on conflict do nothing",
+                (again, list(requests), again is None, closing.job_id, closing.lane),
             )
 
     def checked(
         self, closing: Closing, verdicts: Mapping[str, Mapping[str, int]]
     ) -> tuple[int, int]:
         """Count what the platform rejected after all; a request counts once. How many rows, and how
-        many of the closing's own.
+        many removals.
         """
-        rejected_now, of_the_closing = 0, 0
+        rejected_now, removals = 0, 0
         with self._ledger.transaction() as db:
             lock_job(db, closing.job_id)
             for request, rejected in verdicts.items():
                 row = db.execute(
                     "update penstock.request set checked = true where job_id = %s and lane = %s "
-                    "and request = %s and not checked returning seq, rows",
+                    "and request = %s and not checked returning seq, rows, removes",
                     (closing.job_id, closing.lane, request),
                 ).fetchone()
                 if row is not None:
                     counts = _at_most(rejected, row["rows"])
                     rejected_now += sum(counts.values())
-                    if not row["rows"]:
-                        of_the_closing += sum(rejected.values())
-                    elif counts:
-                        # Which of them nobody knows: a mirror must not take them for granted.
-                        db.execute(
-                            "update penstock.mirror_added set doubted = true "
-                            "where job_id = %s and lane = %s and seq = %s",
-                            (closing.job_id, closing.lane, row["seq"]),
-                        )
+                    if row["removes"]:
+                        removals += sum(rejected.values())
+                    elif any(rejected.values()):
+                        doubt_batch(db, closing.job_id, closing.lane, row["seq"])
                     db.execute(
                         "update penstock.lane set accepted = accepted - %(n)s, "
                         "rejected = rejected + %(n)s, "
@@ -192,7 +193,7 @@ class Closings:
                             "lane": closing.lane,
                         },
                     )
-        return rejected_now, of_the_closing
+        return rejected_now, removals
 
     def snooze(self, closing: Closing, seconds: float, *, attempt: bool) -> None:
         """Come again later: the platform is still at work, or did not answer (an attempt)."""

@@ -159,9 +159,12 @@ class Deliveries:
             if _open_job(db, batch) is None:
                 return None
             row = db.execute(
-                "update penstock.lane set memo = %s || memo where job_id = %s and lane = %s "
-                "returning memo",
-                (Jsonb(memo), batch.job_id, batch.lane),
+                "update penstock.lane as l set memo = %s || memo where job_id = %s and lane = %s "
+                # Whose lease has ended was overtaken, and may know less than the lane.
+                "and exists (select 1 from penstock.delivery as d where d.job_id = l.job_id "
+                "and d.lane = l.lane and d.seq = %s and d.holder = %s "
+                "and d.lease_until > clock_timestamp()) returning memo",
+                (Jsonb(memo), batch.job_id, batch.lane, batch.seq, claim.holder),
             ).fetchone()
             return row["memo"] if row else None
 

@@ -31,6 +31,36 @@ class Sent:
     running: list[str]
 
 
+_SENT_TO = """
+    select destination, coalesce(l.details ->> 'audience', l.memo ->> 'audience') as audience,
+           coalesce(l.details ->> 'list', l.memo ->> 'list') as list
+    from penstock.job as j
+    cross join jsonb_array_elements(j.spec -> 'destinations')
+        with ordinality as d (destination, place)
+    left join penstock.lane as l on l.job_id = j.job_id and l.idx = d.place - 1
+    where j.digest <> 'refused' and not coalesce((j.spec ->> 'dry_run')::boolean, false)
+    group by 1, 2, 3 order by max(j.created_at) desc
+"""
+
+
+def _by_id(row: dict[str, Any]) -> dict[str, Any] | None:
+    """An audience that a job named by its name, by the id that the lane found it under. None where
+    it found none: then nobody was sent, and who is suppressed will not be.
+    """
+    told: dict[str, Any] = row["destination"]
+    if not told.get("audience"):
+        return told
+    key, found = (
+        ("user_list_id", row["list"])
+        if told["kind"] == "google_ads"
+        else ("audience_id", row["audience"])
+    )
+    if found is None:
+        return None
+    rest = {k: v for k, v in told.items() if k not in ("audience", "create", "description")}
+    return {**rest, key: found.rpartition("/")[2]}
+
+
 class Erasures:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -54,18 +84,13 @@ class Erasures:
                 (erasure_id, [Jsonb({k: v.hex() for k, v in p.items()}) for p in people]),
             )
             suppress(db, {digest for person in people for digest in person.values()}, erasure_id)
-            destinations = db.execute(
-                "select destination from penstock.job, "
-                "jsonb_array_elements(spec -> 'destinations') as destination "
-                "where digest <> 'refused' "
-                "and not coalesce((spec ->> 'dry_run')::boolean, false) "
-                "group by destination order by max(created_at) desc"
-            ).fetchall()
+            destinations = db.execute(_SENT_TO).fetchall()
             running = db.execute(
                 "select job_id from penstock.job where state = 'running' "
                 "and spec -> 'source' ->> 'erasure' is null order by created_at"
             ).fetchall()
-            sent = Sent([r["destination"] for r in destinations], [r["job_id"] for r in running])
+            known = [told for r in destinations if (told := _by_id(r)) is not None]
+            sent = Sent(known, [r["job_id"] for r in running])
             jobs = plan(erasure_id, sent)
             for spec in jobs:
                 insert_job(db, spec.job_id or "", spec, [])

@@ -206,6 +206,11 @@ class Mirrors:
                 (mirror_id, list(ords)),
             )
 
+    def doubt_batch(self, job_id: str, lane: str, seq: int) -> None:
+        with self._ledger.transaction() as db:
+            lock_job(db, job_id)
+            doubt_batch(db, job_id, lane, seq)
+
     def changed(self, job_id: str, lane: str, after: int = -1) -> Iterator[tuple[int, list[bytes]]]:
         """Members who changed, by batch, of the batches behind one. To be sent once more after the
         removals: one may name what such a member no longer has, and so take the person out.
@@ -323,6 +328,15 @@ class Mirrors:
                 "select ctid from penstock.mirror_seen where job_id = %s and lane = %s limit %s))",
                 (job_id, lane, _DROPPED),
             ).rowcount
+
+
+def doubt_batch(db: Connection, job_id: str, lane: str, seq: int) -> None:
+    """The platform took back some of what the batch added, and which of it nobody knows."""
+    db.execute(
+        "update penstock.mirror_added set doubted = true "
+        "where job_id = %s and lane = %s and seq = %s",
+        (job_id, lane, seq),
+    )
 
 
 def stage(db: Connection, mirror_id: int, batch: Batch, seen: Seen, *, whole: bool = True) -> None:

@@ -91,7 +91,16 @@ class Sweep:
     def deliveries(self, queue_is_empty: Callable[[str], bool]) -> list[Next]:
         """Batches whose message never arrived, whose worker died, or whose wait is over."""
         grace = self._ledger.policy.grace_seconds
-        busy = [kind for kind, queue in routes.LANE_QUEUES.items() if not queue_is_empty(queue)]
+        with self._ledger.transaction() as db:
+            due = db.execute(
+                "select distinct l.kind from penstock.delivery as d "
+                "join penstock.lane as l using (job_id, lane) "
+                "where d.state <> 'settled' and d.due_at < clock_timestamp()"
+            ).fetchall()
+        # Each is a question to the broker, and most of the time nothing is due.
+        busy = [row["kind"] for row in due if not queue_is_empty(routes.LANE_QUEUES[row["kind"]])]
+        if not due:
+            return []
         with self._ledger.transaction() as db:
             rows = db.execute(
                 """

@@ -23,6 +23,7 @@ from services.runtime.worker import Worker
 SourceOf = Callable[[Worker, JobSpec], Source]
 
 _SUPPRESSED = "suppressed"
+_DENIED = "consent denied"
 _CONSENT = ("unspecified", "granted", "denied")
 
 
@@ -81,6 +82,11 @@ def _members(worker: Worker, payload: Payload, mode: str | None) -> dict[str, An
     names = table.schema.names
     members = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
     left_out = [list(reject) for reject in payload.about["rejects"]]
+    if mode != "remove" and "consent" in names:
+        row, code = names.index("row"), names.index("consent")
+        denied = [m for m in members if m[code] is not None and 2 in divmod(m[code], 3)]  # noqa: PLR2004
+        left_out += [[m[row], "", _DENIED] for m in denied]
+        members = [m for m in members if m not in denied]
     # Whoever must not be sent may still be taken out, as when the job runs.
     if mode != "remove":
         digests = {v for member in members for v in member if isinstance(v, bytes)}

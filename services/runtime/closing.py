@@ -12,7 +12,7 @@ from services.runtime.backoff import seconds_to_wait
 from services.runtime.heartbeat import Heartbeat
 from services.runtime.logs import log
 from services.runtime.settings import LaneSettings
-from services.runtime.verdicts import Fatal, Retryable, Verdict
+from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
 from services.runtime.worker import Worker, holder
 
 
@@ -48,7 +48,7 @@ def close_lane(
             closings.snooze(closing, seconds, attempt=not later.throttled)
             return None
         found = _failed(closing, later)
-    except Fatal as no:
+    except (Fatal, RowsRejected) as no:
         found = _failed(closing, no)
     if isinstance(found, Wait):
         closings.snooze(closing, found.seconds, attempt=False)
@@ -58,7 +58,10 @@ def close_lane(
 
 def _failed(closing: Closing, verdict: Verdict) -> LaneOutcome:
     """What was accepted cannot be vouched for: it counts as failed, and a retry sends it again."""
-    details = {}
+    # Where it was sent to stays known.
+    details: dict[str, Any] = {
+        name: closing.memo[name] for name in ("audience", "list") if name in closing.memo
+    }
     if closing.memo:
         details["left_behind"] = "what was begun there may still be there, unfinished"
     return LaneOutcome(error=closing.error or verdict.reason, lost_to="failed", details=details)

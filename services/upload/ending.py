@@ -15,7 +15,7 @@ from penstock.audiences import AudiencePart
 from penstock.contract import Batch, LaneOutcome
 from penstock.ledger.closings import Closing
 from services.runtime.closing import Wait
-from services.runtime.verdicts import Retryable
+from services.runtime.verdicts import Fatal, Retryable
 from services.runtime.worker import Worker
 from services.upload import sift
 from services.upload.chunk import chunks, lots_of
@@ -35,6 +35,9 @@ _REMOVED_UPTO = "removed_upto"
 _SENT_AGAIN_UPTO = "changed_sent_again_upto"
 _ALL_REMOVED = "all_removed"
 _REFUSED = "removals_refused"
+# And of the wait for the platform, which may take a day.
+_WAITS_SINCE = "waits_since"
+_LONGEST_WAIT_SECONDS = 48 * 3600.0
 
 
 class _Later(Exception):  # noqa: N818 - how an ending leaves the middle of its work
@@ -60,6 +63,7 @@ class Ending:
         self._platform = platform
         self._closing = closing
         self._memo: dict[str, Any] = dict(closing.memo)
+        self._accepted = closing.accepted
         self._removed = closing.removed
         self._error = closing.error
         self._until = time.monotonic() + _SLICE_SECONDS
@@ -67,13 +71,17 @@ class Ending:
     def run(self) -> LaneOutcome | Wait:
         closing = self._closing
         mirror = None if closing.spec.dry_run else lane_mirror(self._ledger, closing)
-        if mirror is not None and not (closing.error or closing.cancelled or closing.failed):
+        try:
             # Where rows were lost on the way nobody knows who else is still in the source.
-            try:
+            if closing.failed and self._error is None and self._replaces():
+                self._error = (
+                    "Rows were lost on the way: the audience was not replaced. Retry the job."
+                )
+            elif mirror is not None and not (closing.error or closing.cancelled or closing.failed):
                 self._take_out(mirror)
-            except _Later as later:
-                return Wait(later.seconds)
-        found = self._closed()
+            found = self._closed()
+        except _Later as later:
+            return Wait(later.seconds)
         if isinstance(found, Wait):
             return found
         if closing.spec.dry_run:
@@ -81,28 +89,59 @@ class Ending:
         if self._error is not None and found.error is None:
             found = replace(found, error=self._error)
         if mirror is not None:
-            if found.lost_to and self._removed:
-                self._keep({}, -self._removed)  # they were a part of what has come to nothing
-            lost = found.error or found.lost_to or closing.cancelled or closing.failed
-            refused = int(self._memo.get(_REFUSED, 0))
-            mirror.end(well=not lost, all_removed=not refused)
-            if refused:
-                found.details["removals_refused"] = refused
+            self._end(mirror, found)
         return found
 
+    def _end(self, mirror: LaneMirror, found: LaneOutcome) -> None:
+        if found.lost_to and self._removed:
+            self._keep({}, -self._removed)  # they were a part of what has come to nothing
+        lost = found.error or found.lost_to or self._closing.cancelled or self._closing.failed
+        refused = int(self._memo.get(_REFUSED, 0))
+        mirror.end(well=not lost, all_removed=not refused)
+        if refused:
+            found.details["removals_refused"] = refused
+
+    def _replaces(self) -> bool:
+        destination = self._closing.spec.lanes()[self._closing.lane]
+        return isinstance(destination, AudiencePart) and destination.mode == "replace"
+
     def _closed(self) -> LaneOutcome | Wait:
-        closing, closings = self._closing, self._ledger.closings
-        accepted = closing.accepted
         while True:
-            end = LaneEnd(
-                accepted, self._error, closing.cancelled, self._removed, closings.requests(closing)
-            )
-            found = self._platform.close(self._memo, end)
+            found = self._asked()
+            if isinstance(found, Wait):
+                self._keep({} if _WAITS_SINCE in self._memo else {_WAITS_SINCE: time.time()})
+                if time.time() - float(self._memo[_WAITS_SINCE]) > _LONGEST_WAIT_SECONDS:
+                    raise Fatal("The platform did not come to an end within two days.")
             if not isinstance(found, Checked):
                 return found
-            rejected, of_removals = closings.checked(closing, found.requests)
-            accepted -= rejected
-            self._keep({**found.keep, **self._refused(of_removals)})
+            self._heard(found)
+
+    def _asked(self) -> LaneOutcome | Wait | Checked:
+        requests = self._ledger.closings.requests(self._closing)
+        turns = _Turns(self._settings, self._closing)
+        if requests:
+            turns.turn(self._platform)
+        end = LaneEnd(self._accepted, self._error, self._closing.cancelled, self._removed, requests)
+        try:
+            return self._platform.close(self._memo, end)
+        except Retryable as later:
+            turns.refused(self._platform, later)
+            raise
+
+    def _heard(self, found: Checked) -> None:
+        rejected, of_removals = self._ledger.closings.checked(self._closing, found.requests)
+        self._accepted -= rejected
+        self._keep({**found.keep, **self._refused(of_removals)}, -of_removals)
+
+    def _hear_all(self) -> None:
+        """A platform that works through requests in an order of its own must be through with the
+        removals, before who is named in one of them is sent again.
+        """
+        while self._ledger.closings.requests(self._closing, 1):
+            found = self._asked()
+            if not isinstance(found, Checked):
+                raise _Later(found.seconds if isinstance(found, Wait) else _SOON_SECONDS)
+            self._heard(found)
 
     def _take_out(self, mirror: LaneMirror) -> None:
         if not self._allowed(mirror):
@@ -118,6 +157,7 @@ class Ending:
                 rejected += sum(sent.rejected.values())
             self._keep({_REMOVED_UPTO: removal.ords[-1], **self._refused(rejected)}, taken)
         if self._removed:
+            self._hear_all()
             self._send_again(mirror)
         self._keep({_ALL_REMOVED: True})
 
@@ -130,13 +170,15 @@ class Ending:
             wanted = members if no is None else members.filter(pc.invert(no))
             for lot, rows in lots_of(wanted, "add", by_consent=self._platform.by_consent):
                 for chunk in chunks(rows, self._platform.limits, self._row_bytes(rows)):
-                    self._send(lot, chunk)
+                    if self._send(lot, chunk, again=seq).rejected:
+                        mirror.doubt(seq)
             self._keep({_SENT_AGAIN_UPTO: seq})
 
     def _refused(self, removals: int) -> dict[str, int]:
         return {_REFUSED: int(self._memo.get(_REFUSED, 0)) + removals} if removals else {}
 
-    def _send(self, lot: Lot, chunk: pa.RecordBatch) -> Sent:
+    def _send(self, lot: Lot, chunk: pa.RecordBatch, again: int | None = None) -> Sent:
+        """`again`: the batch whose members go once more."""
         if time.monotonic() > self._until:
             raise _Later(_SOON_SECONDS)
         self._keep(self._platform.prepare(self._memo, lot))
@@ -144,8 +186,8 @@ class Ending:
         turns = _Turns(self._settings, self._closing)
         requests = Requests(self._platform, sender, turns, self._settings)
         sent = requests.send(chunk, last=True)
-        # No row of the source is behind them.
-        self._ledger.closings.ask_after(self._closing, [name for name, _ in requests.open_since()])
+        opened = [name for name, _ in requests.open_since()]
+        self._ledger.closings.ask_after(self._closing, opened, again)
         self._keep(dict(sent.keep))
         return sent
 

@@ -15,7 +15,7 @@ from penstock.ledger import Next
 from penstock.ledger.deliveries import Beside, Claim
 from services.runtime.heartbeat import Heartbeat
 from services.runtime.logs import log
-from services.runtime.verdicts import Fatal, Retryable
+from services.runtime.verdicts import Fatal, Retryable, RowsRejected
 from services.runtime.worker import Worker, holder
 from services.upload import sift
 from services.upload.chunk import after, chunks, lots_of, members_of
@@ -84,7 +84,8 @@ class Delivery:
                 self._send(members, mirror, beat)
         except GivenBack:
             return None
-        except Fatal as no:
+        except (Fatal, RowsRejected) as no:
+            # The latter where it was no chunk that was refused, but what goes before one.
             log.error("job %s, lane %s ends: %s", batch.job_id, batch.lane, no.reason)
             return self._ledger.fail_lane(batch, no.reason)
         return self._ledger.settle(
@@ -153,15 +154,15 @@ class Delivery:
         while True:
             try:
                 new = self._platform.prepare(self._memo, lot)
+                if not new:
+                    return self._platform.sender(self._memo, rows, lot)
             except Retryable as later:
-                patience.wait(later)
+                patience.refused(self._platform, later)
                 continue
-            if new:
-                kept = self._ledger.remember(self._claim, new)
-                if kept is None:
-                    raise GivenBack
-                self._memo = kept
-            return self._platform.sender(self._memo, rows, lot)
+            kept = self._ledger.remember(self._claim, new)
+            if kept is None:
+                raise GivenBack
+            self._memo = kept  # and once more: then there is nothing new
 
     def _tally(self, about: dict[str, Any]) -> Tally:
         tally = Tally(accepted=self._progress.accepted, unusable=about.get("unusable", {}))

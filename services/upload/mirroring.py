@@ -116,6 +116,10 @@ class LaneMirror:
         for seq, packed in self._mirrors.changed(self._job_id, self._lane, after):
             yield seq, changed_members(packed)
 
+    def doubt(self, seq: int) -> None:
+        """Members of the batch may be out: they were not taken once more."""
+        self._mirrors.doubt_batch(self._job_id, self._lane, seq)
+
     def end(self, *, well: bool, all_removed: bool) -> None:
         """`all_removed`: the platform refused no removal; those that it did refuse are in doubt and
         still there, so that the next run tries again.

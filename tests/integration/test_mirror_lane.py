@@ -229,6 +229,28 @@ class TestRefusal:
         assert runs.whole([A]).calls == [("remove", names(B))]
         assert runs.whole([A]).calls == []
 
+    @pytest.mark.parametrize("when", ["at once", "late"])
+    def test_who_was_not_taken_once_more_is_sent_by_the_next_run(
+        self, runs: Runs, when: str
+    ) -> None:
+        """And is no removal."""
+        runs.whole([("x", "p1")], [B])
+        job = runs.read([("x", "p2")], [B])
+        runs.send(job)
+
+        def answer(lot: Lot, chunk: pa.RecordBatch) -> Sent:
+            if lot.action == "remove":
+                return Sent(chunk.num_rows)
+            if when == "late":
+                return Sent(chunk.num_rows, request="r1")
+            return Sent(0, {"Ours: no.": chunk.num_rows})
+
+        assert runs.close(job, Platform(answer, late(1)[1]))["state"] == "succeeded"
+        details = runs.lane(job)["details"]
+        assert (details["removed"], "removals_refused" in details) == (1, False)
+        assert runs.whole([("x", "p2")], [B]).of("add") == names(("x", "p2"))
+        assert runs.whole([("x", "p2")], [B]).calls == []
+
     @pytest.mark.parametrize(("rejected", "state"), [(1, "rejected_some"), (2, "failed")])
     def test_who_was_rejected_late_is_sent_again(
         self, runs: Runs, rejected: int, state: str

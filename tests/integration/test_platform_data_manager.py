@@ -367,7 +367,7 @@ def test_requests_are_asked_after_in_order_and_within_bounds(sandbox: DataManage
     sandbox.settings(polls=0)
     answer = lane.close({}, everything)
     assert isinstance(answer, Checked)
-    assert list(answer.requests) == list(everything.requests[:100])
+    assert list(answer.requests) == list(everything.requests[:20])
     assert answer.keep["records"] == 100
 
 

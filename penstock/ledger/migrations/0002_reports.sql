@@ -19,6 +19,7 @@ create table penstock.request (
     seq         integer not null,
     request     text not null,
     rows        integer not null,
+    removes     boolean not null default false, -- a mirror's removals; they bring no rows
     checked     boolean not null default false,
     primary key (job_id, lane, request),
     foreign key (job_id, lane, seq) references penstock.delivery on delete cascade

@@ -40,7 +40,8 @@ _WIRE_BYTES_AROUND = 16
 _RESENDS = 10
 # One closing asks after so many requests, and stops where this many are still being worked on:
 # those that were sent later are not likely to be done.
-_LOOKS, _STILL = 100, 10
+_FAILED = "failed requests"
+_LOOKS, _STILL = 20, 10
 # By how much a worker's clock may be ahead of Google's. A swap removes whoever was last added
 # before it began: with a clock ahead that would be new members.
 _CLOCK_SECONDS = 60.0
@@ -159,6 +160,13 @@ class DataManagerPlatform:
             return LaneOutcome(
                 error="Google took no member, so the list was left as it is.", details=details
             )
+        if memo.get(_FAILED):
+            # Whose members those were who did not get in for no fault of theirs nobody knows.
+            return LaneOutcome(
+                error="Google failed requests whole, so nobody was removed: the list holds who was "
+                "in it before, and who was sent. Retry the job.",
+                details=details,
+            )
         if _REMOVAL not in memo:
             request = remove_all_request(self._destination, memo[_BEGAN])
             return Checked({}, keep={_REMOVAL: self._api.remove_all(request)})
@@ -229,6 +237,7 @@ def _added_up(memo: Mapping[str, Any], found: Any) -> dict[str, Any]:
         "records": memo.get("records", 0),
         "identifiers": memo.get("identifiers", 0),
         "unexplained": memo.get("unexplained", 0),
+        _FAILED: memo.get(_FAILED, 0),
         "match rates": Counter(memo.get("match rates", {})),
         "warnings": Counter(memo.get("warnings", {})),
     }
@@ -236,6 +245,7 @@ def _added_up(memo: Mapping[str, Any], found: Any) -> dict[str, Any]:
         keep["records"] += one.records
         keep["identifiers"] += one.identifiers
         keep["unexplained"] += one.unexplained
+        keep[_FAILED] += one.failed
         keep["match rates"].update({one.match_rate: one.records} if one.match_rate else {})
         keep["warnings"].update(one.warnings)
     return {name: dict(kept) if isinstance(kept, Counter) else kept for name, kept in keep.items()}

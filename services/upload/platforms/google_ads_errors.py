@@ -25,6 +25,9 @@ _FATAL = {
         "The Google Ads account has not accepted the customer data terms: accept them in "
         "Google Ads under Goals > Conversions > Settings."
     ),
+    "user_data_error.OPERATIONS_FOR_CUSTOMER_MATCH_NOT_ALLOWED": (
+        "The Google Ads account may not use Customer Match."
+    ),
     "authorization_error.USER_PERMISSION_DENIED": (
         "The credentials may not use this Google Ads account: check the customer id, and "
         "whether `login_customer_id` must name its manager account."

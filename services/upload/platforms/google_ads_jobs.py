@@ -23,7 +23,7 @@ from typing import Any
 
 from penstock.contract import LaneOutcome
 from services.runtime.closing import Wait
-from services.runtime.verdicts import Fatal
+from services.runtime.verdicts import Retryable
 from services.upload.platform import Action, Checked, LaneEnd
 from services.upload.platforms.google_ads_api import UNSET, GoogleAdsApi, quoted, words
 from services.upload.platforms.google_ads_errors import AlreadyStarted
@@ -182,7 +182,7 @@ class Closing:
                 f"{_JOB} WHERE offline_user_data_job.resource_name = {quoted(job.name)}",
             )
             if not rows:
-                raise Fatal(f"Google no longer knows the job {job.name}.")
+                raise Retryable(f"Google does not find the job {job.name}.")
             self._answers[job.name] = rows[0].offline_user_data_job
         return str(self._answers[job.name].status.name)
 

@@ -227,7 +227,11 @@ class LinkedInSender:
                 "The new audience takes no members yet.", READY_SECONDS - age, throttled=True
             )
         ids = _user_ids(chunk)
-        rows = {place: ("", UNKNOWN_BY_ANY) for place, known in enumerate(ids) if not known}
+        # Whom LinkedIn could never know is not in the audience: a removal is as good as done.
+        unknown = (
+            [] if self._action == "REMOVE" else [n for n, known in enumerate(ids) if not known]
+        )
+        rows = dict.fromkeys(unknown, ("", UNKNOWN_BY_ANY))
         places = [place for place, known in enumerate(ids) if known]
         if places:
             elements = [{"action": self._action, "userIds": ids[place]} for place in places]

@@ -37,11 +37,12 @@ def find(graph: Graph, wanted: Meta) -> Found | None:
         return _by_id(graph, wanted.audience_id)
     account, name = wanted.account_id or "", wanted.audience or ""
     found = _by_name(graph, account, name)
-    if len(found) > 1:
+    if len(found) > 1 and not wanted.create:
         raise Fatal(
             f"Ad account {account} has {len(found)} audiences named {name!r}: give `audience_id`."
         )
-    return found[0] if found else None
+    # Where several jobs created it at once the oldest is the one that stays.
+    return min(found, default=None)
 
 
 def missing(wanted: Meta) -> Fatal:

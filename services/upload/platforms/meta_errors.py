@@ -88,7 +88,7 @@ def verdict_of(status: int, headers: Mapping[str, str], error: Any) -> Verdict:
             f"The access token may not do this ({called}): it needs `ads_management` and a role "
             "in the ad account."
         )
-    if code == _BAD_PARAMETER:
+    if code == _BAD_PARAMETER and error.get("is_transient") is not True:
         return _of_parameter(subcode, error, called)
     if code == _AUDIENCE and subcode == _BUSY:
         return Retryable("Meta is still replacing the members of this audience.", BUSY_SECONDS)
@@ -119,6 +119,9 @@ def _of_parameter(subcode: int, error: Mapping[str, Any], called: str) -> Verdic
 def _of_status(status: int, headers: Mapping[str, str]) -> Verdict:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return _throttled(headers)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        # Of something in front of the API: half of it may pass.
+        return RowsRejected("Meta: the request was too large")
     return Retryable(f"Meta's answer was not one of its API (HTTP {status}).")
 
 

@@ -24,6 +24,7 @@ from services.upload.platforms import own
 Function = Callable[[pa.RecordBatch, PenstockBatch], Any]
 #: A function that wants to be asked again at once and for ever must not spin.
 _SHORTEST_WAIT = 1.0
+_LONGEST_WAIT = 86_400.0
 
 
 class PythonPlatform:
@@ -96,7 +97,13 @@ class PythonSender:
         except TryAgain as later:
             if later.seconds is None:
                 raise Retryable(f"The function {self._name} asked to try again.") from None
-            seconds = max(later.seconds, _SHORTEST_WAIT)
+            seconds = later.seconds
+            if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_WAIT:
+                raise Fatal(
+                    f"The function {self._name} named a wait that is no number of seconds up to a "
+                    "day."
+                ) from None
+            seconds = max(seconds, _SHORTEST_WAIT)
             raise Retryable(
                 f"The function {self._name} asked to wait.", seconds, throttled=True
             ) from None
