@@ -368,7 +368,7 @@ def test_requests_are_asked_after_in_order_and_within_bounds(sandbox: DataManage
     answer = lane.close({}, everything)
     assert isinstance(answer, Checked)
     assert list(answer.requests) == list(everything.requests[:20])
-    assert answer.keep["records"] == 100
+    assert answer.keep["records"] == 20
 
 
 def test_what_is_known_is_kept_when_google_asks_to_slow_down(sandbox: DataManagerSandbox) -> None:
