@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -139,15 +140,7 @@ class Connections:
             raise ConnectionsError(
                 "PENSTOCK_CONNECTIONS is not set: it is the path of connections.toml."
             )
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as exc:
-            raise ConnectionsError(f"{path} cannot be read: {exc.strerror}.") from None
-        except UnicodeDecodeError:
-            raise ConnectionsError(f"{path} cannot be read: it is not UTF-8 text.") from None
-        except tomllib.TOMLDecodeError as exc:
-            raise ConnectionsError(f"{path} is not valid TOML: {exc}.") from None
-        return cls({name: _table(path, name, table) for name, table in document.items()}, path)
+        return cls(_tables_of(path), path)
 
     def get(self, name: str, *kinds: str) -> Connection:
         """The connection of that name, of one of the kinds where any is told, with its variables
@@ -181,8 +174,17 @@ class Connections:
                 f"{f': {because}' if because else ''}."
             )
 
+    def _read_again(self) -> dict[str, _Table]:
+        """A connection may have been added since the worker started. Those that were there stay as
+        they were: a worker does not change its credentials in the middle of a job.
+        """
+        # One that cannot be read any more stays as it was at the start.
+        with suppress(ConnectionsError):
+            self._tables = _tables_of(self._path) | self._tables
+        return self._tables
+
     def _named(self, name: str, *kinds: str) -> _Table:
-        found = self._tables.get(name)
+        found = self._tables.get(name) or self._read_again().get(name)
         if found is None:
             hint = _nearest(name, self._tables, "; did you mean {!r}?") or "."
             raise SpecError(f"There is no connection {name!r} in {self._path.name}{hint}")
@@ -192,6 +194,18 @@ class Connections:
                 f"and {' or '.join(kinds)} is needed."
             )
         return found
+
+
+def _tables_of(path: Path) -> dict[str, _Table]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as exc:
+        raise ConnectionsError(f"{path} cannot be read: {exc.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConnectionsError(f"{path} cannot be read: it is not UTF-8 text.") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConnectionsError(f"{path} is not valid TOML: {exc}.") from None
+    return {name: _table(path, name, table) for name, table in document.items()}
 
 
 def _table(path: Path, name: str, values: Any) -> _Table:

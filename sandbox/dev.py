@@ -55,7 +55,9 @@ def main() -> int:
         spec = JobSpec.load(args.job) if args.job else None
         _stay(console, args, spec)
     except PenstockError as exc:
-        console.print(f"[red]penstock:[/red] {exc}")
+        console.print("[red]penstock:[/red]", end=" ")
+        # As it is: what stands in brackets is a table's name.
+        console.print(str(exc), markup=False)
         return 2
     return 0
 

@@ -150,6 +150,8 @@ def _lanes(lanes: list[dict[str, Any]]) -> list[Text]:
 def _remarks(lane: dict[str, Any]) -> Iterator[Text]:
     if lane["error"]:
         yield Text(clean(lane["error"]), "red")
+    if lane.get("waiting"):
+        yield Text(f"waiting: {clean(lane['waiting'])}", "yellow")
     if lane["reasons"]:
         yield from columns(
             [[Text(number(r["count"])), Text(clean(r["reason"]))] for r in lane["reasons"]],

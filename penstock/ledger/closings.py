@@ -195,15 +195,17 @@ class Closings:
                     )
         return rejected_now, removals
 
-    def snooze(self, closing: Closing, seconds: float, *, attempt: bool) -> None:
+    def snooze(
+        self, closing: Closing, seconds: float, *, attempt: bool, why: str | None = None
+    ) -> None:
         """Come again later: the platform is still at work, or did not answer (an attempt)."""
         with self._ledger.transaction() as db:
             db.execute(
                 "update penstock.lane set close_lease = null, close_holder = null, "
-                "close_tries = case when %s then close_tries + 1 else 0 end, "
+                "close_tries = case when %s then close_tries + 1 else 0 end, waiting = %s, "
                 "close_at = clock_timestamp() + %s * interval '1 second' "
                 "where job_id = %s and lane = %s and state = 'open' and close_holder = %s",
-                (attempt, seconds, closing.job_id, closing.lane, closing.holder),
+                (attempt, why, seconds, closing.job_id, closing.lane, closing.holder),
             )
 
     def close(self, closing: Closing, outcome: LaneOutcome) -> dict[str, Any] | None:

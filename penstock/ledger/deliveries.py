@@ -129,9 +129,18 @@ class Deliveries:
             return done.rowcount == 1
 
     def snooze(
-        self, claim: Claim, seconds: float, progress: dict[str, Any], *, tries: int, throttled: bool
+        self,
+        claim: Claim,
+        seconds: float,
+        progress: dict[str, Any],
+        *,
+        tries: int,
+        throttled: bool,
+        why: str | None = None,
     ) -> None:
-        """Give the batch back until later. A platform that asks to slow down means the lane."""
+        """Give the batch back until later. A platform that asks to slow down means the lane. `why`
+        is shown until a batch of the lane settles.
+        """
         batch = claim.batch
         with self._ledger.transaction() as db:
             if _open_job(db, batch) is None:
@@ -143,6 +152,11 @@ class Deliveries:
                 (Jsonb(progress), tries, seconds, batch.job_id, batch.lane, batch.seq,
                  claim.holder),
             )  # fmt: skip
+            if why is not None:
+                db.execute(
+                    "update penstock.lane set waiting = %s where job_id = %s and lane = %s",
+                    (why, batch.job_id, batch.lane),
+                )
             if throttled:
                 db.execute(
                     "update penstock.lane set not_before = greatest(not_before, "
@@ -321,7 +335,7 @@ def _settle(
     count_rows(db, batch, row["rows"], tally)
     _set(db, batch, "state = 'settled', lease_until = null, progress = null")
     db.execute(
-        "update penstock.lane set settled = settled + 1, released = released + 1 "
+        "update penstock.lane set settled = settled + 1, released = released + 1, waiting = null "
         "where job_id = %s and lane = %s",
         (batch.job_id, batch.lane),
     )

@@ -44,19 +44,19 @@ _SENT_TO = """
 
 
 def _by_id(row: dict[str, Any]) -> dict[str, Any] | None:
-    """An audience that a job named by its name, by the id that the lane found it under. None where
-    it found none: then nobody was sent, and who is suppressed will not be.
+    """An audience by the id that the lane found it under. None where it found none: then nobody was
+    sent, and who is suppressed will not be.
     """
     told: dict[str, Any] = row["destination"]
-    if not told.get("audience"):
-        return told
     key, found = (
         ("user_list_id", row["list"])
-        if told["kind"] == "google_ads"
+        if told["kind"] in ("google_ads", "data_manager")
         else ("audience_id", row["audience"])
     )
     if found is None:
         return None
+    if not told.get("audience"):
+        return told
     rest = {k: v for k, v in told.items() if k not in ("audience", "create", "description")}
     return {**rest, key: found.rpartition("/")[2]}
 

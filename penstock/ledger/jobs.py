@@ -270,6 +270,7 @@ def _lane_status(lane: dict[str, Any]) -> dict[str, Any]:
         "failed": lane["failed"],
         "reasons": [{"reason": reason, "count": count} for reason, count in reasons],
         "reported": lane["reported"],
+        "waiting": lane["waiting"] if lane["state"] == "open" else None,
         "error": lane["error"],
         "artifacts": lane["artifacts"],
         "details": details,

@@ -45,7 +45,7 @@ def close_lane(
         if later.throttled or closing.tries + 1 < settings.lane_tries:
             log.warning("job %s, lane %s: %s", ref.job_id, ref.lane, later.reason)
             seconds = seconds_to_wait(later, closing.tries, settings)
-            closings.snooze(closing, seconds, attempt=not later.throttled)
+            closings.snooze(closing, seconds, attempt=not later.throttled, why=later.reason)
             return None
         found = _failed(closing, later)
     except (Fatal, RowsRejected) as no:

@@ -46,7 +46,7 @@ class Patience:
             seconds = self._pacing.admit(platform.account, self._claim.batch.job_id, platform.pace)
             if not seconds:
                 return
-            self._rest(seconds, throttled=True)
+            self._rest(seconds, "The account's limits have no room for now.", throttled=True)
 
     def answered(self, platform: Platform, sent: Sent) -> None:
         self._tries = 0
@@ -61,23 +61,32 @@ class Patience:
 
     def wait(self, later: Retryable) -> None:
         """Being told to slow down burns no attempt; when all are used up, the lane ends."""
-        seconds = seconds_to_wait(later, self._tries, self._settings)
+        seconds, most = (
+            seconds_to_wait(later, self._tries, self._settings),
+            self._settings.lane_tries,
+        )
         if not later.throttled:
             self._tries += 1
-            if self._tries >= self._settings.lane_tries:
+            if self._tries >= most:
                 raise Fatal(f"{later.reason} (tried {self._tries} times)")
         batch = self._claim.batch
         log.warning(
             "job %s, lane %s, batch %d: %s Again in %.1f s.",
             batch.job_id, batch.lane, batch.seq, later.reason, seconds,
         )  # fmt: skip
-        self._rest(seconds, throttled=later.throttled)
+        attempts = "" if later.throttled else f" (attempt {self._tries} of {most})"
+        self._rest(seconds, later.reason + attempts, throttled=later.throttled)
 
-    def _rest(self, seconds: float, *, throttled: bool) -> None:
+    def _rest(self, seconds: float, why: str, *, throttled: bool) -> None:
         if seconds <= self._settings.patience_seconds and not self._beat.lost:
             time.sleep(seconds)
             return
         self._ledger.snooze(
-            self._claim, seconds, asdict(self._progress), tries=self._tries, throttled=throttled
+            self._claim,
+            seconds,
+            asdict(self._progress),
+            tries=self._tries,
+            throttled=throttled,
+            why=why,
         )
         raise GivenBack

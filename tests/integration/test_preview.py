@@ -158,7 +158,8 @@ def test_no_rows_are_a_preview_too(running: Stack) -> None:
         ({"connection": "shop", "query": "select id from people"}, "none of the columns"),
         ({"connection": "away", "table": "people"}, "'away' does not answer"),
         ({"connection": "elsewhere", "table": "people"}, "There is no connection 'elsewhere'"),
-        ({"connection": "ledger", "erasure": "none"}, "no erasure 'none'"),
+        # Nobody's to write but `penstock erase`'s.
+        ({"connection": "ledger", "erasure": "none"}, "an erasure takes destinations of"),
     ],
 )
 def test_what_cannot_be_read_is_told_of(running: Stack, source: dict[str, Any], told: str) -> None:

@@ -32,4 +32,5 @@ alter table penstock.lane
     add column reported integer not null default 0,     -- how many rejections are kept
     add column report_more bigint not null default 0,   -- how many are not, for there are too many
     add column removed bigint not null default 0,       -- mirror: members taken out of the audience
+    add column waiting text,                            -- why a batch of it was put off last
     add column figures jsonb not null default '{}';     -- what was done for it: requests
