@@ -233,6 +233,13 @@ def lock_job(db: Connection, job_id: str) -> dict[str, Any] | None:
     ).fetchone()
 
 
+def by_index(db: Connection) -> None:
+    """For the rest of the transaction: tables that fill by the million are larger than the planner
+    has heard, and a scan of one for each key asked would take minutes.
+    """
+    db.execute("set local enable_seqscan = off")
+
+
 def in_flight(db: Connection, job_id: str) -> int:
     """How many batches the window counts: those of the slowest lane that still runs."""
     row = db.execute(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from penstock.contract import Batch
-from penstock.ledger.base import Connection, Ledger, lock_job
+from penstock.ledger.base import Connection, Ledger, by_index, lock_job
 
 KEY_BYTES = 16
 _LITTLE_ENDIAN = sys.byteorder == "little"
@@ -107,6 +107,7 @@ class Mirrors:
         """
         found = array("q")
         with self._ledger.transaction() as db:
+            by_index(db)
             row = db.execute(
                 """
                 select string_agg(int8send(coalesce((
@@ -162,6 +163,7 @@ class Mirrors:
         n / 8 and from the least significant, stands for the ordinal `first` + n.
         """
         with self._ledger.transaction() as db:
+            by_index(db)
             rows = db.execute(
                 """
                 select e.ord, e.digest, e.ids
@@ -184,6 +186,7 @@ class Mirrors:
         """The platform took their removal."""
         with self._ledger.transaction() as db:
             lock_job(db, job_id)
+            by_index(db)
             gone = db.execute(
                 "delete from penstock.mirror_entry "
                 "where mirror_id = %s and ord = any(%s::bigint[])",
@@ -200,6 +203,7 @@ class Mirrors:
         """
         with self._ledger.transaction() as db:
             lock_job(db, job_id)
+            by_index(db)
             db.execute(
                 "update penstock.mirror_entry set flags = flags | 4 "
                 "where mirror_id = %s and ord = any(%s::bigint[])",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from penstock.ledger.base import Connection, Ledger
+from penstock.ledger.base import Connection, Ledger, by_index
 
 #: Digests in one statement: each is an index probe, and their array has to fit in memory.
 PAGE = 20_000
@@ -44,6 +44,7 @@ class Suppression:
         found: set[bytes] = set()
         for page in _pages(digests):
             with self._ledger.transaction() as db:
+                by_index(db)
                 found |= look_up(db, page)
         return found
 
