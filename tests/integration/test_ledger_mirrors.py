@@ -228,7 +228,9 @@ class TestDifference:
         run.take_out()
         assert sent(run.added) == names_of([("a", "9"), C])
         assert sent(run.removed) == {("phone", sha("1"))}
-        again = [changed_members(page).to_pylist() for _, page in run.mirrors.changed(run.job, LANE)]
+        again = [
+            changed_members(page).to_pylist() for _, page in run.mirrors.changed(run.job, LANE)
+        ]
         assert again == [[{"email": sha("a"), "phone": sha("9")}]]
 
     def test_what_two_rows_share_stays_until_both_have_left(self, book: Books) -> None:

@@ -86,8 +86,23 @@ def test_to_look_for_people_never_reads_the_whole_list(found: Books) -> None:
 # --- an erasure
 
 
+def they_found_their_audiences(found: Books, job: str) -> None:
+    """What the first batch of each lane leaves, and its end."""
+    with found.ledger.transaction() as db:
+        db.execute(
+            "update penstock.lane as l set details = jsonb_build_object("
+            "'audience', coalesce(d ->> 'audience_id', '77'), "
+            "'list', 'customers/1/userLists/' || coalesce(d ->> 'user_list_id', '77')) "
+            "from penstock.job as j, jsonb_array_elements(j.spec -> 'destinations') "
+            "with ordinality as each (d, place) "
+            "where j.job_id = l.job_id and l.job_id = %s and l.idx = place - 1",
+            (job,),
+        )
+
+
 def test_an_erasure_suppresses_and_submits_what_removes(found: Books) -> None:
     found.open(GOOGLE, META, FILES)
+    they_found_their_audiences(found, "job-1")
     erased = erase(found.ledger, [EMAIL, "Bob.B+x@gmail.com"], [PHONE])
     assert erased.identifiers == 3
     [(job_id, lanes)] = erased.jobs.items()
@@ -158,11 +173,28 @@ def test_of_other_jobs_only_those_count_that_could_send(found: Books) -> None:
     found.ledger.jobs.refuse("refused", "x", {"destinations": [{**META, "kind": "meta"}]}, "No.")
     found.ledger.jobs.submit("files", spec(FILES))
     assert erase(found.ledger, [EMAIL], []).jobs == {}
-    found.ledger.jobs.submit("job", spec(META))
+    found.open(META, job_id="job")
+    # Its lane has not found an audience yet, so nobody was sent.
+    assert erase(found.ledger, [EMAIL], []).jobs == {}
+    they_found_their_audiences(found, "job")
     found.ledger.jobs.cancel("job")
-    for _ in range(2):  # the erasure before sent there as well
+    for _ in range(2):
         [lanes] = erase(found.ledger, [EMAIL], []).jobs.values()
         assert [d.audience_id for d in lanes.values()] == ["222"]
+
+
+def test_an_audience_that_a_job_named_by_its_name_is_told_by_its_id(found: Books) -> None:
+    named = {"audience": "VIPs", "create": True}
+    google = {k: v for k, v in GOOGLE.items() if k != "user_list_id"} | named
+    found.open(google, {"connection": "meta", "account_id": "1000"} | named)
+    they_found_their_audiences(found, "job-1")
+    [lanes] = erase(found.ledger, [EMAIL], []).jobs.values()
+    assert [(d.kind, d.audience) for d in lanes.values()] == [
+        ("google_ads", None), ("meta", None), ("meta", None),
+    ]  # fmt: skip
+    google_lane, meta_lane, everywhere = lanes.values()
+    assert (google_lane.user_list_id, meta_lane.audience_id) == ("77", "77")
+    assert (everywhere.everywhere, everywhere.account_id) == (True, "1000")
 
 
 def test_each_audience_once_and_by_its_newest_way() -> None:
@@ -210,9 +242,8 @@ def test_each_audience_once_and_by_its_newest_way() -> None:
 
 def test_more_audiences_than_a_job_has_lanes(found: Books) -> None:
     for n in range(0, 120, 40):
-        found.ledger.jobs.submit(
-            f"job-{n}", spec(*({**META, "audience_id": str(n + i)} for i in range(40)))
-        )
+        found.open(*({**META, "audience_id": str(n + i)} for i in range(40)), job_id=f"job-{n}")
+        they_found_their_audiences(found, f"job-{n}")
     jobs = erase(found.ledger, [EMAIL], []).jobs
     assert [len(lanes) for lanes in jobs.values()] == [50, 50, 20]
     assert len({d.audience_id for lanes in jobs.values() for d in lanes.values()}) == 120
