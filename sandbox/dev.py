@@ -66,7 +66,9 @@ def _stay(console: Console, args: argparse.Namespace, spec: JobSpec | None) -> N
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with Playground(connections=args.connections, flower=True, say=console.print) as ground:
+    with Playground(
+        connections=args.connections, flower=True, all_platforms=True, say=console.print
+    ) as ground:
         run = Path(".run")
         run.mkdir(exist_ok=True)
         job = args.job or Path("job.toml")
@@ -115,8 +117,11 @@ def _tell(console: Console, ground: Playground, env: Path, job: Path) -> None:
   ledger        {ground.ledger_url}
   connections   {ground.connections}
   S3            {ground.s3.endpoint_url}
-  Google Ads    {ground.google.endpoint} (sandbox; control {ground.google.control_url})
-  Meta          {ground.meta.url} (sandbox; control {ground.meta.control_url})
+  Stand-ins, what they know, and where to ask what they hold:
+  Google Ads    customer 1234567890, list 111      {ground.google.control_url}/members/111
+  Data Manager  customer 1234567890, list 111      {ground.data_manager.control_url}/members/111
+  Meta          account 1000, audience 222         {ground.meta.control_url}/members/222
+  LinkedIn      account 1000, audience 222         {ground.linkedin.control_url}/members/222
   logs          {ground.directory / "logs"}
 
 In another terminal:
@@ -124,7 +129,8 @@ In another terminal:
   . .venv/bin/activate && . {env}
   penstock doctor
   penstock submit {job} --wait
-"""
+""",
+        soft_wrap=True,
     )
 
 

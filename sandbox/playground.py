@@ -12,7 +12,9 @@ from typing import Self
 
 from penstock.ledger import Ledger
 from sandbox.servers import (
+    DataManagerSandbox,
     GoogleAdsSandbox,
+    LinkedInSandbox,
     MetaSandbox,
     Postgres,
     Process,
@@ -50,6 +52,18 @@ access_key_id = "{key}"
 secret_access_key = "{secret}"
 """
 
+_MORE_CONNECTIONS = """
+[data_manager]
+kind = "data_manager"
+endpoint = "{data_manager}"
+insecure = true
+
+[linkedin]
+kind = "linkedin"
+access_token = "sandbox"
+api_url = "{linkedin}"
+"""
+
 
 class Playground:
     """Servers, sandboxes and workers, each a process; all of it goes with the `with` block."""
@@ -59,10 +73,12 @@ class Playground:
         *,
         connections: Path | None = None,
         flower: bool = False,
+        all_platforms: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._own_connections = connections
         self._with_flower = flower
+        self._with_all_platforms = all_platforms
         self._say = say
         self._open = ExitStack()
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-"))
@@ -72,7 +88,9 @@ class Playground:
         self.postgres = Postgres(self.directory / "postgres", prefer="wheel")
         self.s3 = Rclone(self.directory / "s3")
         self.google = GoogleAdsSandbox(self.directory)
+        self.data_manager = DataManagerSandbox(self.directory)
         self.meta = MetaSandbox(self.directory)
+        self.linkedin = LinkedInSandbox(self.directory)
         self.flower: Flower | None = None
         self.source_url = self.postgres.database_url("customers")
         self.ledger_url = self.postgres.database_url("ledger")
@@ -86,7 +104,9 @@ class Playground:
             "PENSTOCK_CONNECTIONS": str(self.connections.resolve()),
             # For a connections.toml of one's own that pairs a real source with the sandboxes.
             "PENSTOCK_SANDBOX_GOOGLE": self.google.endpoint,
+            "PENSTOCK_SANDBOX_DATA_MANAGER": self.data_manager.endpoint,
             "PENSTOCK_SANDBOX_META": self.meta.url,
+            "PENSTOCK_SANDBOX_LINKEDIN": self.linkedin.url,
             "PENSTOCK_SANDBOX_S3": self.s3.endpoint_url,
             # A demo's platforms are done in a moment; real ones take minutes to hours.
             "PENSTOCK_POLL_SECONDS": "1",
@@ -107,14 +127,20 @@ class Playground:
 
     def _start(self) -> None:
         self._say("starting Redis, Postgres, S3 and the platforms' sandboxes")
-        for server in (self.redis, self.postgres, self.s3, self.google, self.meta):
+        servers: list[Process | Postgres | Redis | Rclone] = [
+            self.redis, self.postgres, self.s3, self.google, self.meta,
+        ]  # fmt: skip
+        if self._with_all_platforms:
+            servers += [self.data_manager, self.linkedin]
+        for server in servers:
             self._open.enter_context(server)
         for name in ("customers", "ledger"):
             self.postgres.create_database(name)
         self.s3.create_bucket(BUCKET)
         if self._own_connections is None:
             self.connections.write_text(
-                connections_toml(self.source_url, self.google, self.meta, self.s3),
+                connections_toml(self.source_url, self.google, self.meta, self.s3)
+                + (self._more_connections() if self._with_all_platforms else ""),
                 encoding="utf-8",
             )
         ledger = Ledger(self.ledger_url)
@@ -134,6 +160,11 @@ class Playground:
         with ThreadPoolExecutor() as pool:
             for process in pool.map(lambda each: each.start(), processes):
                 self._open.callback(process.close)
+
+    def _more_connections(self) -> str:
+        return _MORE_CONNECTIONS.format(
+            data_manager=self.data_manager.endpoint, linkedin=self.linkedin.url
+        )
 
 
 def connections_toml(
