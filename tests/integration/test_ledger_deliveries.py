@@ -9,6 +9,7 @@ import pytest
 
 from penstock.contract import LaneOutcome, Tally
 from penstock.ledger import Next
+from penstock.ledger.deliveries import Claim
 from sandbox.servers import Postgres
 from tests.builders import FILES, GOOGLE, JOB, META, Books, books, database
 
@@ -55,6 +56,25 @@ class TestClaim:
         assert not zombie.renew(lost)
         assert zombie.settle(heir, Tally(accepted=10)) is not None
         assert zombie.settle(lost, Tally(accepted=10)) is None
+
+    def test_nor_may_it_say_where_the_lane_goes(self, book: Books) -> None:
+        book.open()
+        book.read()
+        lost = book.claim("meta", by=book.hasty)
+        heir = book.ledger.deliveries.claim(book.batch("meta"), "heir")
+        assert isinstance(heir, Claim)
+        for ledger in (book.ledger, book.hasty):
+            assert ledger.deliveries.remember(lost, {"audience": "lost"}) is None
+        assert book.lane("meta")["memo"] == {}
+        found = {"audience": "found"}
+        assert book.ledger.deliveries.remember(heir, found) == found
+
+    def test_not_even_where_nobody_has_taken_over_yet(self, book: Books) -> None:
+        book.open()
+        book.read()
+        lost = book.claim("meta", by=book.hasty)
+        assert book.ledger.deliveries.remember(lost, {"audience": "lost"}) is None
+        assert book.lane("meta")["memo"] == {}
 
     def test_there_is_none_of_what_is_not_there(self, book: Books) -> None:
         book.open()

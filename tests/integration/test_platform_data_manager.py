@@ -457,6 +457,22 @@ def test_replacing_with_nobody_leaves_the_list_as_it_is(sandbox: DataManagerSand
     assert "remove_all" not in sandbox.calls()
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_replacing_removes_nobody_where_a_request_failed_whole(
+    sandbox: DataManagerSandbox, counts: bool
+) -> None:
+    """Who was in it and is in the list from before would be taken out for no fault of theirs."""
+    sandbox.fault("ingest", "failed", after=2, data={"counts": counts})
+    lane, memo, first = swap(sandbox, "new")
+    (failed,) = send(lane, emails("both"), lot=REPLACE)
+    whole = LaneEnd(2, None, cancelled=False, requests=[*first.requests, failed.request or ""])
+    outcome, rejected = close(lane, whole, memo)
+    assert sum(rejected.values()) == 1
+    assert (outcome.error or "").startswith("Google failed requests whole, so nobody was removed:")
+    assert set(sandbox.members("111")) == keys("old", "both", "new")
+    assert "remove_all" not in sandbox.calls()
+
+
 @pytest.mark.parametrize(
     ("fault", "data", "kind", "says", "after"),
     [

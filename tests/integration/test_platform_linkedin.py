@@ -126,6 +126,17 @@ def test_rows_that_linkedin_knows_by_nothing_cost_no_request(sandbox: LinkedInSa
     assert "users" not in sandbox.calls()
 
 
+def test_whom_linkedin_cannot_know_is_out_already(sandbox: LinkedInSandbox) -> None:
+    lane = platform(sandbox.url)
+    lane.sender(MEMO, 2, ADD).send(emails("a", "b"), last=True)
+    remove = lane.sender(MEMO, 3, REMOVE)
+    assert remove.send(emails(None, "a", None), last=False) == Sent(3)
+    assert set(sandbox.members(AUDIENCE)) == keys("b")
+    asked = sandbox.calls()["users"]
+    assert remove.send(emails(None, None), last=True) == Sent(2)
+    assert sandbox.calls()["users"] == asked
+
+
 def test_a_full_request_fits_the_limits(sandbox: LinkedInSandbox) -> None:
     lane = platform(sandbox.url)
     rows = lane.limits.rows

@@ -315,6 +315,24 @@ def test_every_code_that_asks_to_slow_down(code: int) -> None:
     assert verdict.after == 180.0
 
 
+def test_a_request_that_is_too_large_is_halved() -> None:
+    """Something in front of the API says so, in no words of Meta's."""
+    verdict = verdict_of(413, {}, None)
+    assert type(verdict) is RowsRejected
+    assert verdict.reason == "Meta: the request was too large"
+
+
+@pytest.mark.parametrize(
+    ("passes", "kind"), [(True, Retryable), (False, Fatal), (None, Fatal), ("true", Fatal)]
+)
+def test_a_bad_parameter_that_meta_calls_passing_is_tried_again(
+    passes: Any, kind: type[Verdict]
+) -> None:
+    verdict = verdict_of(400, {}, {"code": 100, "is_transient": passes, "message": TOKEN})
+    assert type(verdict) is kind
+    assert TOKEN not in verdict.reason
+
+
 @pytest.mark.parametrize("header", ["", "no JSON", "[]", '{"1": 5}', '{"1": [{}, 7]}', "null"])
 def test_a_usage_header_that_makes_no_sense(header: str) -> None:
     headers = {"X-Business-Use-Case-Usage": header, "X-App-Usage": header}

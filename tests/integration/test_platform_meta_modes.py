@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from sandbox.servers import MetaSandbox
 from services.runtime.verdicts import Fatal, Retryable, Verdict
 from services.upload.platform import LaneEnd, Lot, Sender, Sent
 from services.upload.platforms.meta import MetaPlatform
+from tests.harness import wait_for
 
 AUDIENCE = "222"
 ACCOUNT = "1000"
@@ -378,6 +380,25 @@ def test_workers_that_start_together_end_with_one_audience(own_sandbox: MetaSand
     (kept,) = found
     assert own_sandbox.state()["accounts"]["act_1000"] == [AUDIENCE, kept]
     assert own_sandbox.calls()["audience_create"]["ok"] > 1
+
+
+def test_of_audiences_that_were_created_twice_the_oldest_is_the_one(
+    own_sandbox: MetaSandbox,
+) -> None:
+    """By its age: Meta's ids need not rise."""
+    own_sandbox.add_audience(id="6000", name="Twins")
+    second = int(time.time())
+    wait_for(lambda: int(time.time()) > second)  # Meta knows the age in seconds
+    own_sandbox.add_audience(id="5000", name="Twins")
+    wanted = {"audience": "Twins", "account_id": ACCOUNT}
+    lane = platform(own_sandbox, **wanted, create=True)
+    assert lane.prepare({}, ADD) == {"audience": "6000"}
+    assert lane.look() == {"audience": "Twins (id 6000)"}
+    assert "audience_create" not in own_sandbox.calls()
+    # Whoever names an audience that is there must say which.
+    verdict = refused(lambda: platform(own_sandbox, **wanted).prepare({}, ADD))
+    assert type(verdict) is Fatal
+    assert "2 audiences named 'Twins'" in str(verdict)
 
 
 @pytest.mark.parametrize("fault", ["permission", "terms", "token"])

@@ -23,6 +23,7 @@ ADD = Lot("add")
 WHO = "Ann Example"
 
 FUNCTIONS = """
+import json
 import sys
 
 from penstock.processor import RejectBatch, TryAgain
@@ -58,6 +59,10 @@ def at_once(rows, batch):
 
 def some_time(rows, batch):
     raise TryAgain
+
+
+def so_long(rows, batch):
+    raise TryAgain(json.loads(batch.options["seconds"]))
 
 
 def bad(rows, batch):
@@ -183,6 +188,22 @@ def test_a_function_may_ask_to_be_called_again(
     verdict = refused(lambda: send(function))
     assert isinstance(verdict, Retryable)
     assert (verdict.after, verdict.throttled) == (after, throttled)
+
+
+@pytest.mark.parametrize(("seconds", "after"), [("0.1", 1), ("1.5", 1.5), ("86400", 86_400)])
+def test_a_wait_is_a_second_to_a_day(seconds: str, after: float) -> None:
+    verdict = refused(lambda: send("so_long", options={"seconds": seconds}))
+    assert isinstance(verdict, Retryable)
+    assert (verdict.after, verdict.throttled) == (after, True)
+
+
+@pytest.mark.parametrize("seconds", ['"5"', "NaN", "Infinity", "-1", "86401", "[5]"])
+def test_a_wait_that_is_none(seconds: str) -> None:
+    verdict = refused(lambda: send("so_long", options={"seconds": seconds}))
+    assert type(verdict) is Fatal
+    assert verdict.reason == (
+        "The function own_functions:so_long named a wait that is no number of seconds up to a day."
+    )
 
 
 def test_a_function_may_refuse_all() -> None:

@@ -143,6 +143,19 @@ def test_who_is_suppressed_is_left_out_but_can_still_be_removed(running: Stack) 
     assert [m["row"] for m in _members(_lane(found, "out"))] == [0, 2]
 
 
+def test_who_denied_consent_is_left_out_but_can_still_be_removed(running: Stack) -> None:
+    ads = {"connection": "ads", "customer_id": "1234567890", "user_list_id": "1"}
+    spec = _spec(destinations=[ads, {**ads, "mode": "remove", "lane": "out"}])
+    found = running.client.preview(spec, rows=5)
+    lane = _lane(found, "ads")
+    assert [m["row"] for m in _members(lane)] == [0, 2]
+    assert [why for why in lane["left_out"] if why[0] > 2] == [
+        [3, "", "consent denied"], [4, "", "consent denied"],
+    ]  # fmt: skip
+    assert lane["skipped"] == 3
+    assert [m["row"] for m in _members(_lane(found, "out"))] == [0, 2, 3, 4]
+
+
 def test_no_rows_are_a_preview_too(running: Stack) -> None:
     source = {"connection": "shop", "query": "select * from people where id < 0"}
     found = running.client.preview(_spec(source=source))

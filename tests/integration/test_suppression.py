@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from penstock import person
+from penstock.contract import JobSpec
 from penstock.contract import Source as SourceSpec
 from penstock.erase import erase, removals
 from penstock.errors import SpecError
@@ -183,18 +185,50 @@ def test_of_other_jobs_only_those_count_that_could_send(found: Books) -> None:
         assert [d.audience_id for d in lanes.values()] == ["222"]
 
 
-def test_an_audience_that_a_job_named_by_its_name_is_told_by_its_id(found: Books) -> None:
-    named = {"audience": "VIPs", "create": True}
-    google = {k: v for k, v in GOOGLE.items() if k != "user_list_id"} | named
-    found.open(google, {"connection": "meta", "account_id": "1000"} | named)
-    they_found_their_audiences(found, "job-1")
-    [lanes] = erase(found.ledger, [EMAIL], []).jobs.values()
-    assert [(d.kind, d.audience) for d in lanes.values()] == [
-        ("google_ads", None), ("meta", None), ("meta", None),
-    ]  # fmt: skip
-    google_lane, meta_lane, everywhere = lanes.values()
-    assert (google_lane.user_list_id, meta_lane.audience_id) == ("77", "77")
-    assert (everywhere.everywhere, everywhere.account_id) == (True, "1000")
+def test_an_audience_that_was_named_is_known_by_the_id_it_was_found_under(found: Books) -> None:
+    """Somebody may have given it another name since, or its name to another."""
+    meta = {"connection": "meta", "account_id": "1000", "audience": "People", "create": True}
+    google = {"connection": "google", "customer_id": GOOGLE["customer_id"], "audience": "People"}
+    linkedin = {"kind": "linkedin", "connection": "in", "account_id": "7", "audience": "People"}
+    found.open(META, meta | {"lane": "named"}, job_id="runs")  # the second of two
+    found.open(google, linkedin | {"create": True, "description": "Those."}, job_id="ended")
+    found.open(meta | {"audience": "Nobody"}, google | {"audience": "Nobody"}, job_id="never")
+    found.ledger.jobs.submit("waits", spec(meta | {"audience": "Later"}))
+    with found.ledger.transaction() as db:
+        for job, lane, column, known in (
+            ("runs", "meta", "memo", {"audience": "222"}),
+            ("runs", "named", "memo", {"audience": "777"}),
+            # As they are left of a lane that has ended.
+            ("ended", "google", "details", {"list": "customers/1234567890/userLists/555"}),
+            ("ended", "in", "details", {"audience": "888", "removed": 3}),
+        ):
+            done = db.execute(
+                f"update penstock.lane set {column} = %s where job_id = %s and lane = %s",
+                (Jsonb(known), job, lane),
+            )
+            assert done.rowcount == 1
+
+    given: list[Sent] = []
+
+    def plan(_id: str, sent: Sent) -> list[JobSpec]:
+        given.append(sent)
+        return []
+
+    found.ledger.erasures.record([person.of_email(EMAIL)], plan)
+    told = ("kind", "customer_id", "user_list_id", "account_id", "audience_id", "audience",
+            "create", "description")  # fmt: skip
+    assert sorted(
+        ({k: d[k] for k in told if d.get(k)} for d in given[0].destinations), key=str
+    ) == [
+        {"kind": "google_ads", "customer_id": GOOGLE["customer_id"], "user_list_id": "555"},
+        {"kind": "linkedin", "account_id": "7", "audience_id": "888"},
+        {"kind": "meta", "account_id": "1000", "audience_id": "777"},
+        {"kind": "meta", "audience_id": "222"},
+    ]
+    removed = [
+        d for lanes in erase(found.ledger, [EMAIL], []).jobs.values() for d in lanes.values()
+    ]
+    assert {getattr(d, "audience", None) for d in removed} == {None}
 
 
 def test_each_audience_once_and_by_its_newest_way() -> None:

@@ -40,12 +40,12 @@ _WIRE_BYTES_AROUND = 16
 _RESENDS = 10
 # One closing asks after so many requests, and stops where this many are still being worked on:
 # those that were sent later are not likely to be done.
-_FAILED = "failed requests"
 _LOOKS, _STILL = 20, 10
 # By how much a worker's clock may be ahead of Google's. A swap removes whoever was last added
 # before it began: with a clock ahead that would be new members.
 _CLOCK_SECONDS = 60.0
 # Names in the lane's memo.
+_FAILED = "failed requests"
 _BEGAN, _REMOVAL = "replace began", "removal request"
 _KEYS = {
     "contact_info": "CONTACT_ID", "crm_id": "USER_ID", "mobile_advertising_id": "MOBILE_ID",
