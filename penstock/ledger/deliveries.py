@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from penstock.contract import Batch, JobSpec, Rejection, Tally
+from penstock.contract import Batch, JobSpec, Tally
 from penstock.ledger.base import Connection, Ledger, Next, after_settling, lock_job, spec_of
-from penstock.ledger.reports import report
 from penstock.ledger.restarts import reread
+from penstock.ledger.settling import (
+    Beside,
+    keep_memo,
+    set_delivery,
+    settle,
+    unread,
+    write_beside,
+)
 from penstock.ledger.unsent import fail_lane
 
 #: How long a batch waits while another of its lane creates the audience.
@@ -39,21 +45,6 @@ class Claim:
     columns: list[str]
 
 
-@dataclass(slots=True)
-class Beside:
-    """What a settled batch leaves in the ledger beside its figures, in the same transaction."""
-
-    rejections: list[Rejection] = field(default_factory=list)
-    #: Requests that the platform works on by itself, and their rows.
-    requests: list[tuple[str, int]] = field(default_factory=list)
-    #: Written over the lane's memo.
-    keep: dict[str, Any] = field(default_factory=dict)
-    #: Added to the lane's figures.
-    figures: dict[str, int] = field(default_factory=dict)
-    #: More to write, by another group's verb.
-    also: Callable[[Connection], None] | None = None
-
-
 class Deliveries:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -72,18 +63,18 @@ class Deliveries:
                 return None
             if row["waits"] is not None:
                 # The platform asked this lane to wait: the sweep publishes when that is over.
-                _set(db, batch, "due_at = %s, deferred = false", row["waits"])
+                set_delivery(db, batch, "due_at = %s, deferred = false", row["waits"])
                 return None
             if row["busy"] and not row["memo"] and _creates(job, batch.lane):
                 # Two that look for an audience that is not there yet would each create it.
-                _set(
+                set_delivery(
                     db, batch, "published = 0, "
                     "due_at = clock_timestamp() + %s * interval '1 second'", _CREATING_SECONDS,
                 )  # fmt: skip
                 return None
             if row["serial"] and row["busy"]:
                 # Whoever sends for this lane now takes this one up at its settle.
-                _set(db, batch, "deferred = true")
+                set_delivery(db, batch, "deferred = true")
                 return None
             crashes = row["crashes"] + (row["holder"] is not None)
             if row["state"] == "ready":
@@ -95,8 +86,8 @@ class Deliveries:
                         db, job, batch, f"The worker died {crashes} times on one batch of the file."
                     )
                 lost = _lost(row["rows"], f"the worker died {crashes} times on it")
-                return _settle(db, job, batch, row, lost)
-            _set(
+                return settle(db, job, batch, row, lost)
+            set_delivery(
                 db, batch, "holder = %s, crashes = %s, deferred = false, "
                 "lease_until = clock_timestamp() + %s * interval '1 second', "
                 "due_at = clock_timestamp() + %s * interval '1 second'",
@@ -125,7 +116,7 @@ class Deliveries:
                  policy.lease_seconds, batch.job_id, batch.lane, batch.seq, claim.holder),
             )  # fmt: skip
             if done.rowcount == 1 and keep:
-                _keep(db, batch, keep)
+                keep_memo(db, batch, keep)
             return done.rowcount == 1
 
     def snooze(
@@ -196,8 +187,8 @@ class Deliveries:
             if row is None or row["state"] == "settled" or row["lane_state"] != "open":
                 return None
             if beside is not None:
-                _beside(db, self._ledger.policy.report_rows, claim.batch, beside)
-            return _settle(db, job, claim.batch, row, tally)
+                write_beside(db, self._ledger.policy.report_rows, claim.batch, beside)
+            return settle(db, job, claim.batch, row, tally)
 
     def fail_lane(self, batch: Batch, error: str) -> Next:
         """The platform's final no: the lane ends with this reason, the others go on; when all have
@@ -270,41 +261,6 @@ def _open_job(db: Connection, batch: Batch) -> dict[str, Any] | None:
     return job
 
 
-def _set(db: Connection, batch: Batch, what: str, *values: Any) -> None:
-    db.execute(
-        f"update penstock.delivery set {what} "  # noqa: S608 - `what` is from this module
-        "where job_id = %s and lane = %s and seq = %s",
-        (*values, batch.job_id, batch.lane, batch.seq),
-    )
-
-
-def _keep(db: Connection, batch: Batch, keep: dict[str, Any]) -> None:
-    db.execute(
-        "update penstock.lane set memo = memo || %s where job_id = %s and lane = %s",
-        (Jsonb(keep), batch.job_id, batch.lane),
-    )
-
-
-def _beside(db: Connection, most_reported: int, batch: Batch, beside: Beside) -> None:
-    if beside.keep:
-        _keep(db, batch, beside.keep)
-    if beside.figures:
-        db.execute(
-            "update penstock.lane set figures = penstock.add_counts(figures, %s) "
-            "where job_id = %s and lane = %s",
-            (Jsonb(beside.figures), batch.job_id, batch.lane),
-        )
-    for request, rows in beside.requests:
-        db.execute(
-            "insert into penstock.request (job_id, lane, seq, request, rows) "
-            "values (%s, %s, %s, %s, %s) on conflict do nothing",
-            (batch.job_id, batch.lane, batch.seq, request, rows),
-        )
-    report(db, most_reported, batch, beside.rejections)
-    if beside.also is not None:
-        beside.also(db)
-
-
 def _lost(rows: int, reason: str) -> Tally:
     tally = Tally()
     tally.count("failed", rows, reason)
@@ -325,78 +281,5 @@ def _fail_lane(db: Connection, job: dict[str, Any], batch: Batch, error: str) ->
         )
         job["stream"] = "ended"
     todo = after_settling(db, job)
-    todo.drop = _unread(db, batch.job_id)
+    todo.drop = unread(db, batch.job_id)
     return todo
-
-
-def _settle(
-    db: Connection, job: dict[str, Any], batch: Batch, row: dict[str, Any], tally: Tally
-) -> Next:
-    count_rows(db, batch, row["rows"], tally)
-    _set(db, batch, "state = 'settled', lease_until = null, progress = null")
-    db.execute(
-        "update penstock.lane set settled = settled + 1, released = released + 1, waiting = null "
-        "where job_id = %s and lane = %s",
-        (batch.job_id, batch.lane),
-    )
-    todo = after_settling(db, job)
-    if not _still_read(db, batch.job_id, batch.seq, row["view"]):
-        todo.drop.append((row["epoch"], batch.seq, row["view"]))
-    if row["serial"]:
-        waiting = db.execute(
-            "update penstock.delivery set deferred = false where (job_id, lane, seq) in ("
-            "select job_id, lane, seq from penstock.delivery where job_id = %s and lane = %s "
-            "and deferred and state = 'pending' order by seq limit 1) returning seq",
-            (batch.job_id, batch.lane),
-        ).fetchone()
-        if waiting:
-            todo.deliver.append((row["kind"], batch.lane, waiting["seq"], batch.generation))
-    return todo
-
-
-def count_rows(db: Connection, batch: Batch, rows: int, tally: Tally) -> None:
-    """Add a batch's figures to its lane's; the caller settles the batch in the same transaction."""
-    if tally.rows != rows or sum(tally.reasons.values()) != rows - tally.accepted:
-        raise ValueError(
-            f"the tally of batch {batch.seq} counts {tally.rows} rows where it has {rows}"
-        )
-    db.execute(
-        "update penstock.lane set accepted = accepted + %s, rejected = rejected + %s, "
-        "skipped = skipped + %s, failed = failed + %s, "
-        "reasons = penstock.add_counts(reasons, %s), unusable = penstock.add_counts(unusable, %s) "
-        "where job_id = %s and lane = %s",
-        (tally.accepted, tally.rejected, tally.skipped, tally.failed, Jsonb(tally.reasons),
-         Jsonb(tally.unusable), batch.job_id, batch.lane),
-    )  # fmt: skip
-
-
-def _still_read(db: Connection, job_id: str, seq: int, view: str) -> bool:
-    return (
-        db.execute(
-            "select 1 from penstock.delivery as d join penstock.lane as l using (job_id, lane) "
-            "where d.job_id = %s and d.seq = %s and l.view = %s and d.state = 'pending' limit 1",
-            (job_id, seq, view),
-        ).fetchone()
-        is not None
-    )
-
-
-def _unread(db: Connection, job_id: str) -> list[tuple[int, int, str]]:
-    """Payloads of batches in the window that no lane waits for: a failed lane leaves such."""
-    rows = db.execute(
-        """
-        select b.epoch, b.seq, v.view
-        from penstock.batch as b
-        cross join (select distinct view from penstock.lane where job_id = %(job)s) as v
-        where b.job_id = %(job)s
-          and b.seq >= (select min(l.released) from penstock.lane as l where l.job_id = %(job)s
-                        and l.state = 'open') - (select (spec->>'window')::int from penstock.job
-                                                 where job_id = %(job)s)
-          and not exists (select 1 from penstock.delivery as d join penstock.lane as l
-                          using (job_id, lane)
-                          where d.job_id = b.job_id and d.seq = b.seq and l.view = v.view
-                            and d.state = 'pending')
-        """,
-        {"job": job_id},
-    ).fetchall()
-    return [(r["epoch"], r["seq"], r["view"]) for r in rows]

@@ -14,8 +14,9 @@ from psycopg.types.json import Jsonb
 
 from penstock.contract import GONE, Batch, Tally
 from penstock.ledger.base import Connection, Ledger, Next, after_settling, lock_job
-from penstock.ledger.deliveries import Claim, count_rows
+from penstock.ledger.deliveries import Claim
 from penstock.ledger.restarts import reread
+from penstock.ledger.settling import count_rows
 
 #: S3's smallest part is 5 MiB; a piece that is made again may come out a little smaller.
 PART_BYTES = 6 * 1024 * 1024

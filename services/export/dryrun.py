@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from penstock.contract import GONE, LaneOutcome, Tally
 from penstock.ledger.closings import Closing
-from penstock.ledger.deliveries import Beside, Claim
+from penstock.ledger.deliveries import Claim
+from penstock.ledger.settling import Beside
 from services.export.piece import piece_of
 from services.export.settings import ExportSettings
 from services.export.target import Target

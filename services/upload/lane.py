@@ -12,7 +12,8 @@ from penstock.audiences import AudiencePart
 from penstock.contract import GONE, Batch, JobSpec, Rejection, Tally
 from penstock.errors import PayloadKeyError, PayloadsUnreachableError
 from penstock.ledger import Next
-from penstock.ledger.deliveries import Beside, Claim
+from penstock.ledger.deliveries import Claim
+from penstock.ledger.settling import Beside
 from services.runtime.heartbeat import Heartbeat
 from services.runtime.logs import log
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from penstock.contract import LaneOutcome, Tally
-from penstock.ledger.deliveries import Beside
 from penstock.ledger.mirrors import Mirror, Mirrors, Seen, stage
 from penstock.ledger.restarts import start_over
+from penstock.ledger.settling import Beside
 from sandbox.servers import Postgres
 from services.upload.handles import changed_members, unpacked
 from services.upload.mirror import Difference, Unseen

@@ -15,9 +15,9 @@ import pytest
 from penstock.contract import LaneOutcome, Rejection, Tally
 from penstock.errors import JobExistsError, UnknownJobError
 from penstock.ledger.closings import Closing
-from penstock.ledger.deliveries import Beside
 from penstock.ledger.mirrors import Seen, stage
 from penstock.ledger.restarts import start_over
+from penstock.ledger.settling import Beside
 from sandbox.servers import Postgres
 from tests.builders import GOOGLE, JOB, META, ROWS, Books, books, database, execute, spec
 
