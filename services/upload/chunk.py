@@ -76,11 +76,11 @@ def _text_rows(payload: Payload, columns: Sequence[str]) -> pa.RecordBatch:
 
 
 def _distinct(columns: Sequence[str]) -> list[str]:
-    """A query may give two columns one name, and one of them the name of the row's place."""
+    """A query may give two columns one name, or one of them the name of the row's place or key."""
     names: list[str] = []
     for column in columns:
         name, n = column, 1
-        while name in names or name == ROW:
+        while name in names or name in (ROW, ROW_KEY):
             n += 1
             name = f"{column}_{n}"
         names.append(name)

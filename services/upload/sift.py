@@ -44,7 +44,8 @@ def split(
 
 def denied(members: pa.RecordBatch) -> pa.BooleanArray:
     """Members who denied either consent: no platform may use them, and so none gets them."""
-    if CONSENT not in members.schema.names:
+    if CONSENT not in members.schema.names or members.schema.field(CONSENT).type != pa.uint8():
+        # Rows as they are read may have a column of that name, and it is theirs.
         return pa.array([False] * members.num_rows)
     # 3 * ad_user_data + ad_personalization, where 2 is a no.
     return pc.is_in(members.column(CONSENT), value_set=pa.array(_DENIALS, pa.uint8()))

@@ -171,7 +171,7 @@ def sandbox(server: DataManagerSandbox) -> DataManagerSandbox:
 
 def test_the_members_are_those_that_were_sent(sandbox: DataManagerSandbox) -> None:
     lane = platform(sandbox)
-    assert lane.prepare({}, ADD) == {}
+    assert lane.prepare({}, ADD) == {"list": "111"}
     rows = chunk(
         email=["a", None, "c", None],
         phone=[None, "p2", "p3", None],

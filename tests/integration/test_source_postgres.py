@@ -177,6 +177,10 @@ class TestParameters:
                     params={"id": 0}) == [{"n": "2"}]  # fmt: skip
         assert "%% for a percent sign" in refusal(people_url, query.format("%"), params={"id": 0})
 
+    def test_a_placeholder_without_a_name(self, people_url: str) -> None:
+        said = refusal(people_url, "select * from people where id = %s", params={"id": 1})
+        assert "parameters do not fit" in said
+
     def test_one_that_is_missing_is_named(self, people_url: str) -> None:
         said = refusal(people_url, "select %(since)s", params={"sinse": SECRET})
         assert "parameters do not fit" in said

@@ -135,7 +135,7 @@ class PostgresSource:
             }
             try:
                 query = ClientCursor(conn).mogrify(query, values)
-            except (psycopg.ProgrammingError, KeyError) as exc:
+            except (psycopg.ProgrammingError, KeyError, TypeError) as exc:
                 raise SourceRefused(
                     f"The query's parameters do not fit: {str(exc).strip(chr(39))}. Write %(name)s "
                     "for a parameter and %% for a percent sign."

@@ -80,9 +80,11 @@ class DataManagerPlatform:
         return api_of(self._connection)
 
     def prepare(self, memo: Mapping[str, Any], lot: Lot) -> dict[str, Any]:
+        # Known already; kept, so that an erasure finds where members were sent.
+        new: dict[str, Any] = {} if "list" in memo else {"list": self._destination.user_list_id}
         if lot.action == "replace" and _BEGAN not in memo:
-            return {_BEGAN: time.time() - _CLOCK_SECONDS}
-        return {}
+            new[_BEGAN] = time.time() - _CLOCK_SECONDS
+        return new
 
     def sender(self, memo: Mapping[str, Any], rows: int, lot: Lot) -> DataManagerSender:  # noqa: ARG002
         return DataManagerSender(self._api, self._destination, lot)
