@@ -7,7 +7,6 @@ sessions belong to the platform, which is asked through `Platform`.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from sandbox.calls import Calls
 from sandbox.faults import Faults
+from sandbox.http_door import HttpDoor
 
 MEMBERS_PER_WRITE = 10_000
 
@@ -47,9 +47,7 @@ class Platform(Protocol):
         ...
 
 
-class ControlServer:
-    """Serves from `start` to `stop`; port 0 is any free port and `port` then tells which."""
-
+class ControlServer(HttpDoor):
     def __init__(
         self,
         platform: Platform,
@@ -61,22 +59,7 @@ class ControlServer:
         self.platform = platform
         self.faults = faults
         self.calls = calls
-        self._server = _Server((host, port), self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Server((host, port), self))
 
     def reset(self) -> None:
         self.platform.reset()

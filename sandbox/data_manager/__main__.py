@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import signal
-import threading
-from pathlib import Path
-from typing import Any
-
 from sandbox.control import ControlServer
 from sandbox.data_manager.book import Book
 from sandbox.data_manager.server import DataManagerServer
+from sandbox.program import content_of, content_parser_for, serve, told_to_stop
 
 DEFAULT_CONTENT = {
     "customers": {
@@ -25,42 +19,21 @@ DEFAULT_CONTENT = {
         }
     }
 }
+EXAMPLE = '{"customers": {"1234567890": {"lists": {"111": {"name": "News"}}}}}'
 
 
 def main() -> None:
-    options = _options()
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    content: dict[str, Any] = DEFAULT_CONTENT
-    if options.config is not None:
-        content = json.loads(options.config.read_text())
-    book = Book(options.polls)
-    book.load(content["customers"])
-    server = DataManagerServer(book, options.host, options.port)
-    control = ControlServer(server, server.faults, server.calls, options.control, options.host)
-    server.start()
-    control.start()
-    print(json.dumps({"port": server.port, "control": control.port}), flush=True)
-    stopped.wait()
-    control.stop()
-    server.stop()
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sandbox.data_manager")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="gRPC; 0 is any free one")
-    parser.add_argument("--control", type=int, default=0, help="HTTP control; 0 is any free one")
+    parser = content_parser_for("sandbox.data_manager", EXAMPLE)
     parser.add_argument(
         "--polls", type=int, default=1, help="how often a request is found processing"
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        help='JSON such as {"customers": {"1234567890": {"lists": {"111": {"name": "News"}}}}}',
-    )
-    return parser.parse_args()
+    options = parser.parse_args()
+    stopped = told_to_stop()
+    book = Book(options.polls)
+    book.load(content_of(options.config, DEFAULT_CONTENT)["customers"])
+    server = DataManagerServer(book, options.host, options.port)
+    control = ControlServer(server, server.faults, server.calls, options.control, options.host)
+    serve(server, control, stopped)
 
 
 if __name__ == "__main__":

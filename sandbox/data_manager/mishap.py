@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import grpc
 
 from sandbox.data_manager.refusals import Refused, front, refused, too_many
 from sandbox.faults import Fault
+from sandbox.grpc_door import GrpcMishap
 
 # What Google's front or the API itself answers.
 _REFUSALS = {
@@ -38,31 +38,17 @@ FAULT_NAMES = (*_REFUSALS, "throttle", "slow", "hang", "drop_after", "partial", 
 DEFAULT_REASON = "PROCESSING_ERROR_REASON_INTERNAL_ERROR"
 
 
-class Mishap:
-    """The fault of one call, or none: then nothing here does anything."""
-
-    def __init__(self, fault: Fault | None, context: grpc.ServicerContext) -> None:
-        self._fault = fault
-        self._context = context
-        self._name = fault.name if fault else None
-
-    def before(self) -> None:
-        """Wait and refuse as planned, before any of the call's work is done."""
-        if self._fault is None:
-            return
-        if self._name == "hang":
-            self._wait(None)
-        elif self._fault.delay:
-            self._wait(self._fault.delay)
+class Mishap(GrpcMishap):
+    def _refuse(self, fault: Fault) -> None:
         if self._name == "throttle":
-            seconds = self._data.get("retry_seconds")
-            window = "Day" if self._data.get("day") else "Minute"
+            seconds = fault.data.get("retry_seconds")
+            window = "Day" if fault.data.get("day") else "Minute"
             raise too_many(
                 f"IngestionMutateRequestsPer{window}PerProject",
                 None if seconds is None else float(seconds),
             )
-        if self._name in _REFUSALS:
-            raise _refusal(self._name)
+        if fault.name in _REFUSALS:
+            raise _refusal(fault.name)
 
     def after(self) -> None:
         """Lose the answer to work that is done, where that is the plan."""
@@ -92,11 +78,8 @@ class Mishap:
     def _data(self) -> Mapping[str, Any]:
         return self._fault.data if self._fault else {}
 
-    def _wait(self, seconds: float | None) -> None:
-        gone = threading.Event()
-        if not self._context.add_callback(gone.set) or gone.wait(seconds):
-            # The client's own status counts: this one reaches nobody.
-            raise _plain(grpc.StatusCode.CANCELLED, "The client gave up.")
+    def _client_gone(self) -> Refused:
+        return _plain(grpc.StatusCode.CANCELLED, "The client gave up.")
 
 
 def _refusal(name: str) -> Refused:

@@ -2,72 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 from google.ads.datamanager_v1.types import ingestion_service, user_list_service
 from grpc_status import rpc_status
 
-from sandbox.calls import Calls
 from sandbox.data_manager.book import Book
 from sandbox.data_manager.mishap import FAULT_NAMES, Mishap
 from sandbox.data_manager.quota import Quota
 from sandbox.data_manager.refusals import Refused
 from sandbox.data_manager.service import Service
 from sandbox.faults import Faults
+from sandbox.grpc_door import GrpcDoor
 
 INGESTION = "google.ads.datamanager.v1.IngestionService"
 USER_LISTS = "google.ads.datamanager.v1.UserListService"
 METHODS = ("ingest", "remove", "remove_all", "status", "get_user_list")
-MESSAGE_BYTES = 64 * 1024 * 1024
-# A call that hangs keeps its thread, so there must be more of these than any test hangs.
-THREADS = 64
 
 Work = Callable[[Any, Mishap, grpc.ServicerContext], Any]
 
 
-class DataManagerServer:
-    """The platform behind the control port, and the gRPC port of it."""
-
+class DataManagerServer(GrpcDoor[Book]):
     def __init__(self, book: Book, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.book = book
-        self.faults = Faults(FAULT_NAMES, METHODS)
-        self.calls = Calls()
+        super().__init__(book, Faults(FAULT_NAMES, METHODS))
         self._quota = Quota()
         self._service = Service(book)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="data-manager")
-        self._server = grpc.server(
-            self._threads,
-            handlers=[self._ingestion(), self._user_lists()],
-            options=[
-                ("grpc.max_receive_message_length", MESSAGE_BYTES),
-                # Or a second sandbox on the same port would quietly get half of the calls.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
-
-    def start(self) -> None:
-        self._server.start()
-
-    def stop(self) -> None:
-        """End at once what still runs; a call that hangs ends too."""
-        self._server.stop(grace=0).wait()
-        self._threads.shutdown()
-
-    def members(self, audience_id: str) -> Iterable[str]:
-        return self.book.keys_of(audience_id)
-
-    def member_count(self, audience_id: str) -> int:
-        return len(self.book.user_list(audience_id).members)
-
-    def state(self) -> Mapping[str, Any]:
-        return self.book.state()
+        self.listen("data-manager", f"{host}:{port}", [self._ingestion(), self._user_lists()])
 
     def reset(self) -> None:
-        self.book.reset()
+        super().reset()
         self._quota.reset()
 
     def add_audience(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,10 +78,10 @@ class DataManagerServer:
             ),
         }
         handlers = {
-            name: self._unary(method, request.pb(), self._limited("Mutate", work))
+            name: self.unary(method, request.pb(), self._limited("Mutate", work))
             for name, (method, request, work) in mutate.items()
         }
-        handlers["RetrieveRequestStatus"] = self._unary(
+        handlers["RetrieveRequestStatus"] = self.unary(
             "status",
             types.RetrieveRequestStatusRequest.pb(),
             self._limited("Read", service.status),
@@ -131,7 +96,7 @@ class DataManagerServer:
 
         request = user_list_service.GetUserListRequest.pb()
         return grpc.method_handlers_generic_handler(
-            USER_LISTS, {"GetUserList": self._unary("get_user_list", request, get)}
+            USER_LISTS, {"GetUserList": self.unary("get_user_list", request, get)}
         )
 
     def _limited(self, operation: str, work: Callable[[Any, Mishap], Any]) -> Work:
@@ -144,13 +109,7 @@ class DataManagerServer:
 
         return answer
 
-    def _unary(self, method: str, request: Any, work: Work) -> grpc.RpcMethodHandler:
-        def answer(message: Any, context: grpc.ServicerContext) -> Any:
-            return self._call(method, work, message, context)
-
-        return grpc.unary_unary_rpc_method_handler(answer, request.FromString, _serialize)
-
-    def _call(self, method: str, work: Work, request: Any, context: grpc.ServicerContext) -> Any:
+    def call(self, method: str, work: Work, request: Any, context: grpc.ServicerContext) -> Any:
         try:
             answer = work(request, Mishap(self.faults.take(method), context), context)
         except Refused as no:
@@ -158,7 +117,3 @@ class DataManagerServer:
             context.abort_with_status(rpc_status.to_status(no.packed()))
         self.calls.record(method)
         return answer
-
-
-def _serialize(message: Any) -> bytes:
-    return bytes(message.SerializeToString())

@@ -2,74 +2,31 @@
 
 from __future__ import annotations
 
-import socket
-import struct
-import sys
-import threading
 import time
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import orjson
 
 from sandbox.endpoint.platform import POST, EndpointPlatform
 from sandbox.endpoint.post import Refused
 from sandbox.faults import Fault
+from sandbox.http_door import HttpDoor, PlatformHandler, PlatformListener
 
 _STILL_DONE = ("slow", "drop_after", "answer")
 _PIECE = b" " * 65_536
 
 
-class EndpointServer:
+class EndpointServer(HttpDoor):
     def __init__(self, platform: EndpointPlatform, port: int = 0) -> None:
-        self._server = _Server(("127.0.0.1", port), platform)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(PlatformListener(platform, _Handler, port))
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Handler(PlatformHandler):
+    server: PlatformListener[EndpointPlatform]
 
-    def __init__(self, address: tuple[str, int], platform: EndpointPlatform) -> None:
-        super().__init__(address, _Handler)
-        self.platform = platform
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away is an everyday thing here; all else is a fault of ours.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Stay silent: stdout carries the ready line and stderr the real errors."""
-
-    def do_POST(self) -> None:
-        # Read to the end whatever comes: the rest would be taken for the next request.
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        if len(body) < length:
-            self.close_connection = True
+    def _handle(self) -> None:
+        body = self.whole_body()
+        if body is None:
             return
         fault = self.server.platform.faults.take(POST)
         if fault is not None:
@@ -78,6 +35,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._suffer(fault)
                 return
         self._work(body, fault)
+
+    do_POST = _handle  # noqa: N815 - http.server's names
 
     def _work(self, body: bytes, fault: Fault | None) -> None:
         # Calls are counted before the answer leaves: who has the answer finds it counted.
@@ -90,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         calls.record(POST, name if name == "drop_after" else None)
         if name == "drop_after":
-            self._reset()
+            self.reset()
         elif fault and name == "answer":
             self._told(fault)
         else:
@@ -108,11 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(_PIECE)
         elif fault.name == "hang":
-            self.close_connection = True
-            while self.rfile.read1(4096):
-                pass
+            self.hang()
         else:
-            self._reset()
+            self.reset()
 
     def _told(self, fault: Fault) -> None:
         data = fault.data
@@ -122,20 +79,5 @@ class _Handler(BaseHTTPRequestHandler):
             data.get("headers", {}),
         )
 
-    def _reset(self) -> None:
-        """Cut the connection so that the client sees a reset, not an orderly end."""
-        self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Left open, http.server shuts it down before it closes it: an orderly end after all.
-        self.connection.close()
-
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer(status, "application/json", body, headers)

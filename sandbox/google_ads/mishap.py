@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import grpc
 
 from sandbox.faults import Fault
 from sandbox.google_ads.failures import Refused, quota_refusal, refused
+from sandbox.grpc_door import GrpcMishap
 
 _REFUSALS = {
     "internal": ("internal_error.INTERNAL_ERROR", "An internal error occurred."),
@@ -47,26 +46,12 @@ DEFAULT_PARTIAL_EVERY = 2
 DEFAULT_WARNING = "INVALID_COUNTRY_CODE"
 
 
-class Mishap:
-    """The fault of one call, or none: then nothing here does anything."""
-
-    def __init__(self, fault: Fault | None, context: grpc.ServicerContext) -> None:
-        self._fault = fault
-        self._context = context
-        self._name = fault.name if fault else None
-
-    def before(self) -> None:
-        """Wait and refuse as planned, before any of the call's work is done."""
-        if self._fault is None:
-            return
-        if self._name == "hang":
-            self._wait(None)
-        elif self._fault.delay:
-            self._wait(self._fault.delay)
+class Mishap(GrpcMishap):
+    def _refuse(self, fault: Fault) -> None:
         if self._name == "unavailable":
             raise _unavailable()
         if self._name == "resource_exhausted":
-            seconds = self._fault.data.get("retry_seconds")
+            seconds = fault.data.get("retry_seconds")
             raise quota_refusal(None if seconds is None else float(seconds))
         if self._name in _REFUSALS:
             raise refused(*_REFUSALS[self._name])
@@ -95,11 +80,8 @@ class Mishap:
             return None
         return str(self._fault.data.get("error", DEFAULT_WARNING))
 
-    def _wait(self, seconds: float | None) -> None:
-        gone = threading.Event()
-        if not self._context.add_callback(gone.set) or gone.wait(seconds):
-            # The client's own status counts: this one reaches nobody.
-            raise Refused("client_gone", grpc.StatusCode.CANCELLED, "The client gave up.")
+    def _client_gone(self) -> Refused:
+        return Refused("client_gone", grpc.StatusCode.CANCELLED, "The client gave up.")
 
 
 def _unavailable() -> Refused:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -12,7 +11,6 @@ from google.ads.googleads.v26.services.types import google_ads_service, user_lis
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as job_service
 from google.longrunning import operations_pb2
 
-from sandbox.calls import Calls
 from sandbox.faults import Faults
 from sandbox.google_ads.book import Book
 from sandbox.google_ads.failures import FAILURE_TRAILER, Refused, refused
@@ -20,14 +18,12 @@ from sandbox.google_ads.jobs import JobService, require_customer
 from sandbox.google_ads.lists import ListService
 from sandbox.google_ads.mishap import FAULT_NAMES, Mishap
 from sandbox.google_ads.search import search
+from sandbox.grpc_door import MESSAGE_BYTES, GrpcDoor
 
 JOB_SERVICE = "google.ads.googleads.v26.services.OfflineUserDataJobService"
 LIST_SERVICE = "google.ads.googleads.v26.services.UserListService"
 SEARCH_SERVICE = "google.ads.googleads.v26.services.GoogleAdsService"
 METHODS = ("create", "add", "run", "search", "mutate")
-MESSAGE_BYTES = 64 * 1024 * 1024
-# A call that hangs keeps its thread, so there must be more of these than any test hangs.
-THREADS = 64
 
 SearchResponse: Any = google_ads_service.SearchGoogleAdsResponse.pb()
 StreamResponse: Any = google_ads_service.SearchGoogleAdsStreamResponse.pb()
@@ -35,47 +31,17 @@ StreamResponse: Any = google_ads_service.SearchGoogleAdsStreamResponse.pb()
 Work = Callable[[Any, Mishap, str], Any]
 
 
-class GoogleAdsServer:
-    """The platform behind the control port, and the gRPC port of it."""
-
+class GoogleAdsServer(GrpcDoor[Book]):
     def __init__(self, book: Book, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.book = book
-        self.faults = Faults(FAULT_NAMES, METHODS)
-        self.calls = Calls()
+        super().__init__(book, Faults(FAULT_NAMES, METHODS))
         self._jobs = JobService(book)
         self._lists = ListService(book)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="google-ads")
-        self._server = grpc.server(
-            self._threads,
-            handlers=[self._job_handlers(), self._list_handlers(), self._search_handlers()],
-            options=[
-                ("grpc.max_receive_message_length", MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MESSAGE_BYTES),
-                # Or a second sandbox on the same port would quietly get half of the calls.
-                ("grpc.so_reuseport", 0),
-            ],
+        self.listen(
+            "google-ads",
+            f"{host}:{port}",
+            [self._job_handlers(), self._list_handlers(), self._search_handlers()],
+            [("grpc.max_send_message_length", MESSAGE_BYTES)],
         )
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
-
-    def start(self) -> None:
-        self._server.start()
-
-    def stop(self) -> None:
-        """End at once what still runs; a call that hangs ends too."""
-        self._server.stop(grace=0).wait()
-        self._threads.shutdown()
-
-    def members(self, audience_id: str) -> Iterable[str]:
-        return self.book.keys_of(audience_id)
-
-    def member_count(self, audience_id: str) -> int:
-        return len(self.book.user_list(audience_id).members)
-
-    def state(self) -> Mapping[str, Any]:
-        return self.book.state()
-
-    def reset(self) -> None:
-        self.book.reset()
 
     def add_audience(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         customer_id = str(body.get("customer_id", ""))
@@ -112,28 +78,28 @@ class GoogleAdsServer:
         return grpc.method_handlers_generic_handler(
             JOB_SERVICE,
             {
-                "CreateOfflineUserDataJob": self._unary("create", create, jobs.create),
-                "AddOfflineUserDataJobOperations": self._unary("add", add, jobs.add),
-                "RunOfflineUserDataJob": self._unary("run", run, jobs.run, operation),
+                "CreateOfflineUserDataJob": self.unary("create", create, jobs.create),
+                "AddOfflineUserDataJobOperations": self.unary("add", add, jobs.add),
+                "RunOfflineUserDataJob": self.unary("run", run, jobs.run, operation),
             },
         )
 
     def _list_handlers(self) -> grpc.GenericRpcHandler:
         mutate = user_list_service.MutateUserListsRequest.pb()
         return grpc.method_handlers_generic_handler(
-            LIST_SERVICE, {"MutateUserLists": self._unary("mutate", mutate, self._lists.mutate)}
+            LIST_SERVICE, {"MutateUserLists": self.unary("mutate", mutate, self._lists.mutate)}
         )
 
     def _search_handlers(self) -> grpc.GenericRpcHandler:
         stream = google_ads_service.SearchGoogleAdsStreamRequest.pb()
 
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            yield self._call("search", self._search_stream, request, context)
+            yield self.call("search", self._search_stream, request, context)
 
         return grpc.method_handlers_generic_handler(
             SEARCH_SERVICE,
             {
-                "Search": self._unary(
+                "Search": self.unary(
                     "search", google_ads_service.SearchGoogleAdsRequest.pb(), self._search
                 ),
                 "SearchStream": grpc.unary_stream_rpc_method_handler(
@@ -155,16 +121,7 @@ class GoogleAdsServer:
             results=found.results, field_mask=found.field_mask, request_id=request_id
         )
 
-    def _unary(
-        self, method: str, request: Any, work: Work, response: Any = None
-    ) -> grpc.RpcMethodHandler:
-        def answer(message: Any, context: grpc.ServicerContext) -> Any:
-            return self._call(method, work, message, context)
-
-        serialize = response.SerializeToString if response else _serialize
-        return grpc.unary_unary_rpc_method_handler(answer, request.FromString, serialize)
-
-    def _call(self, method: str, work: Work, request: Any, context: grpc.ServicerContext) -> Any:
+    def call(self, method: str, work: Work, request: Any, context: grpc.ServicerContext) -> Any:
         request_id = secrets.token_urlsafe(16)
         trailers: list[tuple[str, str | bytes]] = [("request-id", request_id)]
         try:
@@ -185,10 +142,6 @@ class GoogleAdsServer:
         self.calls.record(method)
         context.set_trailing_metadata(tuple(trailers))
         return answer
-
-
-def _serialize(message: Any) -> bytes:
-    return bytes(message.SerializeToString())
 
 
 def _customer_of(request: Any) -> str:
