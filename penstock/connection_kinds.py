@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -28,7 +28,40 @@ class PostgresConnection(ConnectionPart):
     is_source: ClassVar[bool] = True
 
 
-class GoogleAdsConnection(ConnectionPart):
+# What both of Google's kinds have. Were they fields of the base, they would come before each kind's
+# own, in the reference too.
+_ClientId = Annotated[str | None, Field(description="Of the OAuth client a user signed in with.")]
+_ClientSecret = Annotated[SecretStr | None, Field(description="Of the same OAuth client.")]
+_RefreshToken = Annotated[
+    SecretStr | None, Field(description="What the user's consent gave to that client.")
+]
+_KeyFile = Annotated[Path | None, Field(description="A service account's key.")]
+_Insecure = Annotated[bool, Field(description="Speak without TLS and without OAuth (a sandbox).")]
+
+
+class _SignsIn(Protocol):
+    client_id: str | None
+    client_secret: SecretStr | None
+    refresh_token: SecretStr | None
+    json_key_file_path: Path | None
+    endpoint: str | None
+    insecure: bool
+
+
+class _GoogleConnection(ConnectionPart):
+    @model_validator(mode="after")
+    def _can_sign_in(self: _SignsIn) -> _SignsIn:
+        oauth = self.client_id and self.client_secret and self.refresh_token
+        if not (self.insecure or oauth or self.json_key_file_path):
+            raise ValueError(
+                "needs `client_id`, `client_secret` and `refresh_token`, or `json_key_file_path`"
+            )
+        if self.insecure and not self.endpoint:
+            raise ValueError("`insecure` is for another server: give its `endpoint`")
+        return self
+
+
+class GoogleAdsConnection(_GoogleConnection):
     """Google Ads, by the SDK's own names."""
 
     kind: Literal["google_ads"] = Field(description="What it is a connection to.")
@@ -36,58 +69,32 @@ class GoogleAdsConnection(ConnectionPart):
     login_customer_id: str | None = Field(
         None, description="The manager account, where access to the job's account is through one."
     )
-    client_id: str | None = Field(None, description="Of the OAuth client a user signed in with.")
-    client_secret: SecretStr | None = Field(None, description="Of the same OAuth client.")
-    refresh_token: SecretStr | None = Field(
-        None, description="What the user's consent gave to that client."
-    )
-    json_key_file_path: Path | None = Field(None, description="A service account's key.")
+    client_id: _ClientId = None
+    client_secret: _ClientSecret = None
+    refresh_token: _RefreshToken = None
+    json_key_file_path: _KeyFile = None
     impersonated_email: str | None = Field(
         None, description="The user that the service account acts for, where it does for one."
     )
     endpoint: str | None = Field(None, description="Another server than Google's: host:port.")
-    insecure: bool = Field(False, description="Speak without TLS and without OAuth (a sandbox).")
-
-    @model_validator(mode="after")
-    def _can_sign_in(self) -> GoogleAdsConnection:
-        oauth = self.client_id and self.client_secret and self.refresh_token
-        if not (self.insecure or oauth or self.json_key_file_path):
-            raise ValueError(
-                "needs `client_id`, `client_secret` and `refresh_token`, or `json_key_file_path`"
-            )
-        if self.insecure and not self.endpoint:
-            raise ValueError("`insecure` is for another server: give its `endpoint`")
-        return self
+    insecure: _Insecure = False
 
 
-class DataManagerConnection(ConnectionPart):
+class DataManagerConnection(_GoogleConnection):
     """Google's Data Manager API."""
 
     kind: Literal["data_manager"] = Field(description="What it is a connection to.")
-    client_id: str | None = Field(None, description="Of the OAuth client a user signed in with.")
-    client_secret: SecretStr | None = Field(None, description="Of the same OAuth client.")
-    refresh_token: SecretStr | None = Field(
-        None, description="What the user's consent gave to that client."
-    )
-    json_key_file_path: Path | None = Field(None, description="A service account's key.")
+    client_id: _ClientId = None
+    client_secret: _ClientSecret = None
+    refresh_token: _RefreshToken = None
+    json_key_file_path: _KeyFile = None
     quota_project: str | None = Field(
         None, description="The Google Cloud project whose quota pays, where not the credentials'."
     )
     endpoint: str | None = Field(
         None, description="Another server than Google's: host:port, or http://host:port."
     )
-    insecure: bool = Field(False, description="Speak without TLS and without OAuth (a sandbox).")
-
-    @model_validator(mode="after")
-    def _can_sign_in(self) -> DataManagerConnection:
-        oauth = self.client_id and self.client_secret and self.refresh_token
-        if not (self.insecure or oauth or self.json_key_file_path):
-            raise ValueError(
-                "needs `client_id`, `client_secret` and `refresh_token`, or `json_key_file_path`"
-            )
-        if self.insecure and not self.endpoint:
-            raise ValueError("`insecure` is for another server: give its `endpoint`")
-        return self
+    insecure: _Insecure = False
 
 
 class MetaConnection(ConnectionPart):

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -25,27 +23,26 @@ from google.ads.datamanager_v1.services.user_list_service.transports import (
 )
 from google.ads.datamanager_v1.types import ingestion_service as messages
 from google.ads.datamanager_v1.types import user_list
-from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 from google.oauth2 import credentials, service_account
 
 from penstock.connections import DataManagerConnection
-from services.runtime.verdicts import Fatal, Retryable
+from services.runtime.verdicts import Retryable
+from services.upload.platforms.clients import OfProcess
 from services.upload.platforms.data_manager_errors import NotFound, verdict_of
+from services.upload.platforms.google_calls import (
+    CHANNEL_OPTIONS,
+    no_key,
+    secret,
+    unreadable_key,
+    verdicts,
+)
 
 SEND_SECONDS = 120.0
 CALL_SECONDS = 60.0
 SCOPE = "https://www.googleapis.com/auth/datamanager"
 _TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
-_OPTIONS = (
-    ("grpc.max_metadata_size", 16 * 1024 * 1024),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # Left to itself a channel waits up to two minutes before it tries a lost server again.
-    ("grpc.max_reconnect_backoff_ms", 10_000),
-    # Some NATs forget a quiet connection after four minutes and drop what is then sent.
-    ("grpc.client_idle_timeout_ms", 180_000),
-)
 # At DEBUG, which an operator can set by GOOGLE_SDK_PYTHON_LOGGING_SCOPE, these write whole requests
 # with hashes.
 for _transport in (IngestionServiceGrpcTransport, UserListServiceGrpcTransport):
@@ -74,7 +71,7 @@ class DataManagerApi:
     def ingest(self, request: Any) -> str:
         """Give the id of the request, or nothing where it was only to be checked."""
         wrapped = messages.IngestAudienceMembersRequest.wrap(request)
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._ingestion.ingest_audience_members(
                 request=wrapped, retry=None, timeout=self._send_seconds
             )
@@ -82,7 +79,7 @@ class DataManagerApi:
 
     def remove(self, request: Any) -> str:
         wrapped = messages.RemoveAudienceMembersRequest.wrap(request)
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._ingestion.remove_audience_members(
                 request=wrapped, retry=None, timeout=self._send_seconds
             )
@@ -90,7 +87,7 @@ class DataManagerApi:
 
     def remove_all(self, request: Any) -> str:
         wrapped = messages.RemoveAllAudienceMembersRequest.wrap(request)
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._ingestion.remove_all_audience_members(
                 request=wrapped, retry=None, timeout=CALL_SECONDS
             )
@@ -99,7 +96,7 @@ class DataManagerApi:
     def status(self, request_id: str) -> Any:
         """Where the request stands at its one destination; None where Google does not say."""
         try:
-            with _verdicts():
+            with verdicts(verdict_of):
                 answer = self._ingestion.retrieve_request_status(
                     request={"request_id": request_id}, retry=None, timeout=CALL_SECONDS
                 )
@@ -109,28 +106,18 @@ class DataManagerApi:
         return found[0] if found else None
 
     def user_list(self, name: str, metadata: Sequence[tuple[str, str]]) -> Any:
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._lists.get_user_list(
                 request={"name": name}, retry=None, timeout=CALL_SECONDS, metadata=metadata
             )
         return user_list.UserList.pb(answer)
 
 
-_apis: dict[tuple[int, DataManagerConnection], DataManagerApi] = {}
-_lock = threading.Lock()
+_apis = OfProcess(DataManagerApi)
 
 
 def api_of(connection: DataManagerConnection) -> DataManagerApi:
-    # By process too: a channel does not survive a fork.
-    key = (os.getpid(), connection)
-    with _lock:
-        known = _apis.get(key)
-    if known is not None:
-        return known
-    # Signing in takes a call: outside the lock, or one connection would hold up the others.
-    made = DataManagerApi(connection)
-    with _lock:
-        return _apis.setdefault(key, made)
+    return _apis.get(connection)
 
 
 def check(connection: DataManagerConnection) -> str:
@@ -155,9 +142,9 @@ def project_of(connection: DataManagerConnection) -> str:
 def _channel(connection: DataManagerConnection) -> grpc.Channel:
     host = (connection.endpoint or IngestionServiceClient.DEFAULT_ENDPOINT).rpartition("://")[2]
     if connection.insecure:
-        return grpc.insecure_channel(host, options=_OPTIONS)
+        return grpc.insecure_channel(host, options=CHANNEL_OPTIONS)
     return IngestionServiceGrpcTransport.create_channel(
-        host=host, credentials=_credentials(connection), options=_OPTIONS
+        host=host, credentials=_credentials(connection), options=CHANNEL_OPTIONS
     )
 
 
@@ -168,9 +155,9 @@ def _credentials(connection: DataManagerConnection) -> Any:
     else:
         made = credentials.Credentials(
             None,
-            refresh_token=_secret(connection.refresh_token),
+            refresh_token=secret(connection.refresh_token),
             client_id=connection.client_id,
-            client_secret=_secret(connection.client_secret),
+            client_secret=secret(connection.client_secret),
             token_uri=_TOKEN_URI,
         )
     if connection.quota_project:
@@ -189,35 +176,19 @@ def _service_account(connection: DataManagerConnection) -> Any:
             _key(connection), scopes=[SCOPE]
         )
     except (GoogleAuthError, ValueError):
-        raise _no_key() from None
+        raise no_key() from None
 
 
 def _key(connection: DataManagerConnection) -> dict[str, Any]:
     path = connection.json_key_file_path
     if path is None:
-        raise _no_key()
+        raise no_key()
     try:
         key = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise Fatal(f"`json_key_file_path` cannot be read: {exc.strerror}.") from None
+        raise unreadable_key(exc) from None
     except ValueError:
-        raise _no_key() from None
+        raise no_key() from None
     if not isinstance(key, dict) or "project_id" not in key:
-        raise _no_key()
+        raise no_key()
     return key
-
-
-def _no_key() -> Fatal:
-    return Fatal("`json_key_file_path` is not the key of a service account.")
-
-
-def _secret(value: Any) -> str | None:
-    return None if value is None else str(value.get_secret_value())
-
-
-@contextmanager
-def _verdicts() -> Iterator[None]:
-    try:
-        yield
-    except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as exc:
-        raise verdict_of(exc) from None

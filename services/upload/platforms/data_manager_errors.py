@@ -11,10 +11,16 @@ from typing import Any
 import grpc
 from google.ads.datamanager_v1.types import error
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.exceptions import GoogleAuthError
 from google.rpc import error_details_pb2
 
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
+from services.upload.platforms.google_calls import (
+    is_signed_out,
+    sign_in_verdict,
+    signed_out,
+    status_verdict,
+)
 
 _FATAL = {
     "TERMS_AND_CONDITIONS_NOT_SIGNED": (
@@ -61,16 +67,6 @@ _TRANSIENT = frozenset({"INTERNAL_ERROR", "DEADLINE_EXCEEDED"})
 _TOO_LARGE = frozenset(
     {"TOO_MANY_AUDIENCE_MEMBERS", "TOO_MANY_USER_IDENTIFIERS", "TOO_MANY_ELEMENTS"}
 )
-_WORTH_A_RETRY = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
 # The day of Google's quotas ends at its own midnight: asking once an hour finds it soon enough.
 _DAY_IS_OVER_SECONDS = 3600.0
 _MINUTE_SECONDS = 60.0
@@ -104,9 +100,7 @@ class NamedRows(RowsRejected):
 def verdict_of(exc: Exception) -> Verdict:
     """The verdict on whatever a call of the SDK raised."""
     if isinstance(exc, GoogleAuthError):
-        if exc.retryable or isinstance(exc, TransportError):
-            return Retryable("Google's sign-in service did not answer.")
-        return _signed_out()
+        return sign_in_verdict(exc)
     status = getattr(exc, "grpc_status_code", None)
     details: list[Any] = list(exc.details) if isinstance(exc, GoogleAPICallError) else []
     info = next(_of(details, error_details_pb2.ErrorInfo), None)
@@ -170,25 +164,9 @@ def _throttled(info: Any, retry: Any) -> Retryable:
 
 def _of_status(status: grpc.StatusCode | None, message: str) -> Verdict:
     """Where no reason came. `message` may quote what was sent: only look at it."""
-    if status is grpc.StatusCode.UNAUTHENTICATED or "invalid_grant" in message:
-        return _signed_out()
-    if status is grpc.StatusCode.NOT_FOUND:
-        return NotFound(_NOT_THERE)
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Retryable("Google did not answer in time.")
-    if status is grpc.StatusCode.UNAVAILABLE:
-        return Retryable("Google could not be reached, or the connection was lost.")
-    name = status.name if status else "no status"
-    if status is None or status in _WORTH_A_RETRY:
-        return Retryable(f"The call to Google failed: {name}.")
-    return Fatal(f"Google refused the call: {name}.")
-
-
-def _signed_out() -> Fatal:
-    return Fatal(
-        "Google refused the sign-in: the refresh token or service account of the connection is "
-        "no longer good."
-    )
+    if is_signed_out(status, message):
+        return signed_out()
+    return NotFound(_NOT_THERE) if status is grpc.StatusCode.NOT_FOUND else status_verdict(status)
 
 
 def _known(reason: str) -> str:

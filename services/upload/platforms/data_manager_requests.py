@@ -16,7 +16,7 @@ from google.ads.datamanager_v1.types import terms_of_service as terms
 
 from penstock.contract import DataManager
 from services.upload.platforms.data_manager_errors import row_reason
-from services.upload.platforms.digests import hex_column
+from services.upload.platforms.google_columns import contacts, texts
 
 # The protobuf classes under the SDK's: with its wrappers a request costs thirty times the CPU.
 _Ingest: Any = messages.IngestAudienceMembersRequest.pb()
@@ -142,12 +142,7 @@ def _login_type(destination: DataManager) -> Any:
 
 
 def _contacts(add: Any, chunk: pa.RecordBatch) -> None:
-    columns = zip(
-        *(_digests(chunk, name) for name in ("email", "phone", "first_name", "last_name")),
-        *(_texts(chunk, name) for name in ("country", "postal_code")),
-        strict=True,
-    )
-    for email, phone, first, last, country, postal in columns:
+    for email, phone, first, last, country, postal in contacts(chunk):
         person = add().user_data
         identify = person.user_identifiers.add
         if email is not None:
@@ -166,12 +161,12 @@ def _contacts(add: Any, chunk: pa.RecordBatch) -> None:
 
 
 def _user_ids(add: Any, chunk: pa.RecordBatch) -> None:
-    for user_id in _texts(chunk, "external_id"):
+    for user_id in texts(chunk, "external_id"):
         add().user_id_data.user_id = user_id or ""
 
 
 def _mobile_ids(add: Any, chunk: pa.RecordBatch) -> None:
-    for mobile_id in _texts(chunk, "mobile_ad_id"):
+    for mobile_id in texts(chunk, "mobile_ad_id"):
         add().mobile_data.mobile_ids.append(mobile_id or "")
 
 
@@ -193,19 +188,6 @@ def _consent_of_rows(members: Any, codes: pa.Array, constants: tuple[int, int]) 
 
 def _consent(user_data: int, personalization: int) -> Any:
     return _Consent(ad_user_data=user_data, ad_personalization=personalization)
-
-
-def _digests(chunk: pa.RecordBatch, name: str) -> list[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    return hex_column(chunk.column(name), None)
-
-
-def _texts(chunk: pa.RecordBatch, name: str) -> Iterable[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    texts: list[str | None] = chunk.column(name).to_pylist()
-    return texts
 
 
 def _figures(status: Any) -> Any:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -31,23 +27,22 @@ from google.ads.googleads.v26.services.services.user_list_service.transports imp
     UserListServiceGrpcTransport,
 )
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as messages
-from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from penstock.connections import GoogleAdsConnection
 from services.runtime.verdicts import Fatal, RowsRejected
+from services.upload.platforms.clients import OfProcess
 from services.upload.platforms.google_ads_errors import verdict_of
+from services.upload.platforms.google_calls import (
+    CHANNEL_OPTIONS,
+    no_key,
+    secret,
+    unreadable_key,
+    verdicts,
+)
 
 ADD_SECONDS = 120.0
 CALL_SECONDS = 60.0
-_OPTIONS = (
-    ("grpc.max_metadata_size", 16 * 1024 * 1024),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # Left to itself a channel waits up to two minutes before it tries a lost server again.
-    ("grpc.max_reconnect_backoff_ms", 10_000),
-    # Some NATs forget a quiet connection after four minutes and drop what is then sent.
-    ("grpc.client_idle_timeout_ms", 180_000),
-)
 _TRANSPORTS = (
     CustomerServiceGrpcTransport,
     GoogleAdsServiceGrpcTransport,
@@ -92,13 +87,13 @@ class GoogleAdsApi:
 
     def search(self, customer_id: str, query: str) -> list[Any]:
         request = {"customer_id": customer_id, "query": query}
-        with _verdicts():
+        with verdicts(verdict_of):
             return list(self._ads.search(request=request, retry=None, timeout=CALL_SECONDS))
 
     def create_list(self, request: Any) -> str:
         """The resource name of its only list; empty where the request is to be validated alone."""
         try:
-            with _verdicts():
+            with verdicts(verdict_of):
                 answer = self._lists.mutate_user_lists(
                     request=request, retry=None, timeout=CALL_SECONDS
                 )
@@ -109,7 +104,7 @@ class GoogleAdsApi:
         return str(answer.results[0].resource_name) if answer.results else ""
 
     def create_job(self, request: Any) -> str:
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._jobs.create_offline_user_data_job(
                 request=request, retry=None, timeout=CALL_SECONDS
             )
@@ -118,41 +113,35 @@ class GoogleAdsApi:
     def add_operations(self, request: Any) -> Any:
         """Takes the raw message and gives it: wrapped only where the SDK insists."""
         wrapped = messages.AddOfflineUserDataJobOperationsRequest.wrap(request)
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._jobs.add_offline_user_data_job_operations(
                 request=wrapped, retry=None, timeout=self._add_seconds
             )
         return messages.AddOfflineUserDataJobOperationsResponse.pb(answer)
 
     def run_job(self, job: str) -> None:
-        with _verdicts():
+        with verdicts(verdict_of):
             self._jobs.run_offline_user_data_job(
                 request={"resource_name": job}, retry=None, timeout=CALL_SECONDS
             )
 
     def accessible_customers(self) -> int:
-        with _verdicts():
+        with verdicts(verdict_of):
             answer = self._customers.list_accessible_customers(
                 request={}, retry=None, timeout=CALL_SECONDS
             )
         return len(answer.resource_names)
 
 
-_apis: dict[tuple[int, GoogleAdsConnection, str | None], GoogleAdsApi] = {}
-_lock = threading.Lock()
+def _made(key: tuple[GoogleAdsConnection, str | None]) -> GoogleAdsApi:
+    return GoogleAdsApi(*key)
+
+
+_apis = OfProcess(_made)
 
 
 def api_of(connection: GoogleAdsConnection, login_customer_id: str | None = None) -> GoogleAdsApi:
-    # By process too: a channel does not survive a fork.
-    key = (os.getpid(), connection, login_customer_id)
-    with _lock:
-        known = _apis.get(key)
-    if known is not None:
-        return known
-    # Signing in takes a call: outside the lock, or one connection would hold up the others.
-    made = GoogleAdsApi(connection, login_customer_id)
-    with _lock:
-        return _apis.setdefault(key, made)
+    return _apis.get((connection, login_customer_id))
 
 
 def check(connection: GoogleAdsConnection) -> str:
@@ -181,9 +170,9 @@ def _login(connection: GoogleAdsConnection) -> str:
 def _channel(connection: GoogleAdsConnection) -> grpc.Channel:
     host = connection.endpoint or GoogleAdsServiceClient.DEFAULT_ENDPOINT
     if connection.insecure:
-        return grpc.insecure_channel(host, options=_OPTIONS)
+        return grpc.insecure_channel(host, options=CHANNEL_OPTIONS)
     return OfflineUserDataJobServiceGrpcTransport.create_channel(
-        host=host, credentials=_credentials(connection), options=_OPTIONS
+        host=host, credentials=_credentials(connection), options=CHANNEL_OPTIONS
     )
 
 
@@ -191,28 +180,16 @@ def _credentials(connection: GoogleAdsConnection) -> Any:
     """Signed in once here, so that a refusal shows as what it is; the channel renews them."""
     given: dict[str, Any] = {
         "client_id": connection.client_id,
-        "client_secret": _secret(connection.client_secret),
-        "refresh_token": _secret(connection.refresh_token),
+        "client_secret": secret(connection.client_secret),
+        "refresh_token": secret(connection.refresh_token),
         "json_key_file_path": connection.json_key_file_path,
         "impersonated_email": connection.impersonated_email,
     }
     try:
         return oauth2.get_credentials({k: v for k, v in given.items() if v is not None})
     except OSError as exc:
-        raise Fatal(f"`json_key_file_path` cannot be read: {exc.strerror}.") from None
+        raise unreadable_key(exc) from None
     except ValueError:
-        raise Fatal("`json_key_file_path` is not the key of a service account.") from None
+        raise no_key() from None
     except GoogleAuthError as exc:
-        raise verdict_of(exc) from None
-
-
-def _secret(value: Any) -> str | None:
-    return None if value is None else str(value.get_secret_value())
-
-
-@contextmanager
-def _verdicts() -> Iterator[None]:
-    try:
-        yield
-    except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as exc:
         raise verdict_of(exc) from None

@@ -7,10 +7,16 @@ from typing import Any
 
 import grpc
 from google.ads.googleads.v26.errors.types import errors
-from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.exceptions import GoogleAuthError
 
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
 from services.upload.platforms.google_ads_request import COLUMN_OF
+from services.upload.platforms.google_calls import (
+    is_signed_out,
+    sign_in_verdict,
+    signed_out,
+    status_verdict,
+)
 
 _FAILURE = "googleadsfailure-bin"
 _Failure: Any = errors.GoogleAdsFailure.pb()
@@ -74,16 +80,6 @@ _TOO_LARGE = frozenset(
         "request_error.TOO_MANY_MUTATE_OPERATIONS",
     }
 )
-_WORTH_A_RETRY = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
 
 
 class AlreadyStarted(Fatal):
@@ -97,9 +93,7 @@ class NameTaken(Fatal):
 def verdict_of(exc: Exception) -> Verdict:
     """The verdict on whatever a call of the SDK raised."""
     if isinstance(exc, GoogleAuthError):
-        if exc.retryable or isinstance(exc, TransportError):
-            return Retryable("Google's sign-in service did not answer.")
-        return _signed_out()
+        return sign_in_verdict(exc)
     call = getattr(exc, "response", None) or exc
     if found := _errors_of(call):
         return _worst(found)
@@ -183,25 +177,7 @@ def _of_error(error: Any) -> Verdict:
 
 def _of_status(status: grpc.StatusCode | None, details: str) -> Verdict:
     """Where no errors of Google's own came. `details` may quote what was sent: only look at it."""
-    if status is grpc.StatusCode.UNAUTHENTICATED or "invalid_grant" in details:
-        return _signed_out()
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Retryable("Google asked to slow down.", throttled=True)
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Retryable("Google did not answer in time.")
-    if status is grpc.StatusCode.UNAVAILABLE:
-        return Retryable("Google could not be reached, or the connection was lost.")
-    name = status.name if status else "no status"
-    if status is None or status in _WORTH_A_RETRY:
-        return Retryable(f"The call to Google failed: {name}.")
-    return Fatal(f"Google refused the call: {name}.")
-
-
-def _signed_out() -> Fatal:
-    return Fatal(
-        "Google refused the sign-in: the refresh token or service account of the connection is "
-        "no longer good."
-    )
+    return signed_out() if is_signed_out(status, details) else status_verdict(status)
 
 
 def _name(error: Any) -> str:

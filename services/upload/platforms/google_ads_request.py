@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from google.ads.googleads.v26.services.types import offline_user_data_job_service as messages
 
-from services.upload.platforms.digests import hex_column
+from services.upload.platforms.google_columns import contacts, texts
 
 _AddRequest: Any = messages.AddOfflineUserDataJobOperationsRequest.pb()
 
@@ -68,12 +68,7 @@ def _fill(chunk: pa.RecordBatch, member_of_next: Callable[[], Any]) -> None:
 
 
 def _fill_contacts(chunk: pa.RecordBatch, member_of_next: Callable[[], Any]) -> None:
-    columns = zip(
-        *(_digests(chunk, name) for name in ("email", "phone", "first_name", "last_name")),
-        *(_texts(chunk, name) for name in ("country", "postal_code")),
-        strict=True,
-    )
-    for email, phone, first, last, country, postal in columns:
+    for email, phone, first, last, country, postal in contacts(chunk):
         member = member_of_next()
         identify = member.user_identifiers.add
         if email is not None:
@@ -93,7 +88,7 @@ def _fill_contacts(chunk: pa.RecordBatch, member_of_next: Callable[[], Any]) -> 
 def _fill_texts(
     chunk: pa.RecordBatch, column: str, field: str, member_of_next: Callable[[], Any]
 ) -> None:
-    for text in _texts(chunk, column):
+    for text in texts(chunk, column):
         member = member_of_next()
         if text is None:
             _nobody(member)
@@ -104,16 +99,3 @@ def _fill_texts(
 def _nobody(member: Any) -> None:
     # Untouched it would be no operation at all, for which Google refuses the whole request.
     member.SetInParent()
-
-
-def _digests(chunk: pa.RecordBatch, name: str) -> list[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    return hex_column(chunk.column(name), None)
-
-
-def _texts(chunk: pa.RecordBatch, name: str) -> list[str | None]:
-    if name not in chunk.schema.names:
-        return [None] * chunk.num_rows
-    texts: list[str | None] = chunk.column(name).to_pylist()
-    return texts

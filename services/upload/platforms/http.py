@@ -9,12 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -23,8 +21,9 @@ import requests
 from penstock.connections import HttpConnection
 from penstock.contract import Http, LaneOutcome
 from services.runtime.verdicts import Fatal, RowsRejected, Verdict
-from services.upload.platform import Context, LaneEnd, Limits, Lot, Pace, Sent
+from services.upload.platform import Context, LaneEnd, Lot, Sent
 from services.upload.platforms import own
+from services.upload.platforms.clients import OfThread
 from services.upload.platforms.digests import DIGEST, hex_column
 from services.upload.platforms.http_address import Address
 from services.upload.platforms.http_answer import answer_of, unanswered
@@ -35,27 +34,16 @@ VERSION = 1
 _CONNECT_SECONDS = 10.0
 
 
-class HttpPlatform:
-    pace: ClassVar[Pace] = Pace()
-    by_consent: ClassVar[bool] = False
-
+class HttpPlatform(own.OwnPlatform[Http]):
     def __init__(
         self, connection: HttpConnection, destination: Http, context: Context | None = None
     ) -> None:
+        super().__init__(destination, context)
         self._endpoint = Endpoint(connection)
-        self._destination = destination
-        self._context = context or Context()
-
-    @property
-    def limits(self) -> Limits:
-        return own.limits_of(self._destination.max_rows)
 
     @property
     def account(self) -> str:
         return f"http/{self._endpoint.address}"
-
-    def prepare(self, memo: Mapping[str, Any], lot: Lot) -> dict[str, Any]:  # noqa: ARG002
-        return {}
 
     def look(self) -> dict[str, Any]:
         return {"endpoint": str(self._endpoint.address)}
@@ -63,9 +51,6 @@ class HttpPlatform:
     def sender(self, memo: Mapping[str, Any], rows: int, lot: Lot) -> HttpSender:  # noqa: ARG002
         arrow = self._destination.encoding == "arrow"
         return HttpSender(self._endpoint, self._context, self._facts, arrow=arrow)
-
-    def validate(self, chunk: pa.RecordBatch, lot: Lot) -> Sent | None:  # noqa: ARG002
-        return None
 
     def close(self, memo: Mapping[str, Any], end: LaneEnd) -> LaneOutcome:  # noqa: ARG002
         event = "failed" if end.error else "cancelled" if end.cancelled else "closed"
@@ -81,9 +66,6 @@ class HttpPlatform:
                 raise Fatal("The endpoint refused to be told of the job's end.") from None
             raise
         return LaneOutcome()
-
-    def row_bytes(self, columns: list[str]) -> int:  # noqa: ARG002
-        return own.ROW_BYTES
 
     def _facts(self, event: str, key: str) -> dict[str, Any]:
         return {
@@ -157,7 +139,7 @@ class Endpoint:
 
     def post(self, body: bytes, content_type: str, key: str) -> dict[str, Any]:
         try:
-            with _session_of(self._connection).post(
+            with _sessions.get(self._connection).post(
                 self._connection.url.get_secret_value(),
                 data=body,
                 headers={"Content-Type": content_type, **self._headers(body, key)},
@@ -192,23 +174,14 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-class _Threads(threading.local):
-    def __init__(self) -> None:
-        self.sessions: dict[tuple[int, HttpConnection], requests.Session] = {}
+def _session(connection: HttpConnection) -> requests.Session:
+    session = requests.Session()
+    session.auth = _Bearer(connection)
+    session.headers["User-Agent"] = "penstock"
+    return session
 
 
-_threads = _Threads()
-
-
-def _session_of(connection: HttpConnection) -> requests.Session:
-    """One for each thread, whose connections it keeps open; and none from before a fork."""
-    key = (os.getpid(), connection)
-    if key not in _threads.sessions:
-        session = requests.Session()
-        session.auth = _Bearer(connection)
-        session.headers["User-Agent"] = "penstock"
-        _threads.sessions[key] = session
-    return _threads.sessions[key]
+_sessions = OfThread(_session)
 
 
 PLATFORM = HttpPlatform

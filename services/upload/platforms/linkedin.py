@@ -18,9 +18,7 @@ that is served no more; `API` as the `sourcePlatform` of an application that was
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -37,7 +35,9 @@ from penstock.connections import TokenConnection
 from penstock.contract import Audience, LaneOutcome
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected, Verdict
 from services.upload.platform import Context, LaneEnd, Limits, Lot, Pace, Sent
+from services.upload.platforms.clients import OfThread
 from services.upload.platforms.digests import hex_column
+from services.upload.platforms.web_api import call, json_of, unanswered
 
 API_URL = "https://api.linkedin.com"
 API_VERSION = "202608"
@@ -317,20 +317,10 @@ class Api:
             raise RowsRejected(no.reason) from None
 
     def _call(self, verb: str, path: str, **what: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
-        try:
-            response = self._http.request(
-                verb,
-                f"{self._root}/{path}",
-                timeout=self._timeout,
-                allow_redirects=False,  # the token must not follow one
-                **what,
-            )
-        except requests.RequestException as exc:
-            raise _unanswered(exc) from None
-        try:
-            answer = orjson.loads(response.content or b"{}")
-        except orjson.JSONDecodeError:
-            answer = None
+        response = call(
+            self._http, verb, f"{self._root}/{path}", _unanswered, timeout=self._timeout, **what
+        )
+        answer = json_of(response.content or b"{}")
         if _is_success(response.status_code) and isinstance(answer, dict):
             return answer, response.headers
         raise _verdict(response.status_code, response.headers, answer)
@@ -361,27 +351,18 @@ def _slow_down(headers: Mapping[str, str]) -> Retryable:
 
 
 def _unanswered(exc: requests.RequestException) -> Verdict:
-    if isinstance(exc, requests.Timeout):
-        return Retryable("LinkedIn did not answer in time.")
-    if isinstance(exc, ValueError):  # the kinds of an address that is none
-        return Fatal("`api_url` of the connection is not an address of a web server.")
-    return Retryable("LinkedIn could not be reached, or the connection was lost.")
+    return unanswered(exc, "LinkedIn", "api_url")
 
 
-class _Threads(threading.local):
-    def __init__(self) -> None:
-        self.apis: dict[tuple[int, TokenConnection, str], Api] = {}
+def _made(key: tuple[TokenConnection, str]) -> Api:
+    return Api(*key)
 
 
-_threads = _Threads()
+_apis = OfThread(_made)
 
 
 def _api_of(connection: TokenConnection, version: str) -> Api:
-    """One for each thread, whose connections it keeps open; and none from before a fork."""
-    key = (os.getpid(), connection, version)
-    if key not in _threads.apis:
-        _threads.apis[key] = Api(connection, version)
-    return _threads.apis[key]
+    return _apis.get((connection, version))
 
 
 PLATFORM = LinkedInPlatform

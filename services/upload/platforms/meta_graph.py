@@ -7,20 +7,19 @@ holds token and payload.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import requests
 from facebook_business.api import FacebookAdsApi
 from facebook_business.session import FacebookSession
 
 from penstock.connections import MetaConnection
-from services.runtime.verdicts import Fatal, Retryable, Verdict
+from services.runtime.verdicts import Retryable, Verdict
+from services.upload.platforms.clients import OfThread
 from services.upload.platforms.meta_errors import verdict_of
+from services.upload.platforms.web_api import call, json_of, unanswered
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
@@ -62,20 +61,10 @@ class Graph:
         self._call("DELETE", path)
 
     def _call(self, verb: str, path: str, **what: Any) -> Answer:
-        try:
-            response = self._http.request(
-                verb,
-                f"{self._root}/{path}",
-                timeout=self._timeout,
-                allow_redirects=False,  # the token must not follow one
-                **what,
-            )
-        except requests.RequestException as exc:
-            raise _unanswered(exc) from None
-        try:
-            answer = orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            answer = None
+        response = call(
+            self._http, verb, f"{self._root}/{path}", _unanswered, timeout=self._timeout, **what
+        )
+        answer = json_of(response.content)
         error = answer.get("error") if isinstance(answer, dict) else None
         if response.status_code == requests.codes.ok and isinstance(answer, dict) and not error:
             return Answer(answer, response.headers)
@@ -87,27 +76,14 @@ def _unanswered(exc: requests.RequestException) -> Verdict:
         return Retryable("No secure connection to Meta could be made.")
     if isinstance(exc, requests.ConnectTimeout):
         return Retryable("Meta could not be reached in time.")
-    if isinstance(exc, requests.Timeout):
-        return Retryable("Meta did not answer in time.")
-    if isinstance(exc, ValueError):  # the kinds of an address that is none
-        return Fatal("`graph_url` of the connection is not an address of a web server.")
-    return Retryable("Meta could not be reached, or the connection was lost.")
+    return unanswered(exc, "Meta", "graph_url")
 
 
-class _Threads(threading.local):
-    def __init__(self) -> None:
-        self.graphs: dict[tuple[int, MetaConnection], Graph] = {}
-
-
-_threads = _Threads()
+_graphs = OfThread(Graph)
 
 
 def graph_of(connection: MetaConnection) -> Graph:
-    """One for each thread, whose connections it keeps open; and none from before a fork."""
-    key = (os.getpid(), connection)
-    if key not in _threads.graphs:
-        _threads.graphs[key] = Graph(connection)
-    return _threads.graphs[key]
+    return _graphs.get(connection)
 
 
 def check(connection: MetaConnection) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
+from penstock.contract import Http, Python
 from services.runtime.verdicts import Fatal
 from services.upload.chunk import ROW
-from services.upload.platform import Context, Limits, Sent
+from services.upload.platform import Context, Limits, Lot, Pace, Sent
 
 #: The first column: the row's place in its batch.
 PLACE = "penstock_row"
@@ -19,14 +20,35 @@ UNTOLD = "rejected without a reason"
 OTHERS = "rejected for other reasons"
 _MOST_REASONS = 20
 _REASON_LENGTH = 200
+_ROW_BYTES = 1
+
+Destination = TypeVar("Destination", Http, Python)
 
 
-def limits_of(max_rows: int) -> Limits:
-    """How large a row of one's own is nobody knows beforehand: rows are all that is counted."""
-    return Limits(rows=max_rows, bytes=max_rows)
+class OwnPlatform(Generic[Destination]):
+    """There is nothing to prepare, and nobody to ask whether rows are right."""
 
+    pace: ClassVar[Pace] = Pace()
+    by_consent: ClassVar[bool] = False
 
-ROW_BYTES = 1
+    def __init__(self, destination: Destination, context: Context | None) -> None:
+        self._destination: Destination = destination
+        self._context = context or Context()
+
+    @property
+    def limits(self) -> Limits:
+        """How large a row of one's own is nobody knows beforehand: rows are all that is counted."""
+        rows = self._destination.max_rows
+        return Limits(rows=rows, bytes=rows * _ROW_BYTES)
+
+    def prepare(self, memo: Mapping[str, Any], lot: Lot) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def validate(self, chunk: pa.RecordBatch, lot: Lot) -> Sent | None:  # noqa: ARG002
+        return None
+
+    def row_bytes(self, columns: list[str]) -> int:  # noqa: ARG002
+        return _ROW_BYTES
 
 
 def key_of(context: Context, chunk: pa.RecordBatch) -> str:

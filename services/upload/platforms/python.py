@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from penstock.connections import PythonConnection
 from penstock.contract import LaneOutcome, Python
 from penstock.processor import PenstockBatch, RejectBatch, TryAgain
 from services.runtime.verdicts import Fatal, Retryable, RowsRejected
-from services.upload.platform import Context, LaneEnd, Limits, Lot, Pace, Sent
+from services.upload.platform import Context, LaneEnd, Lot, Sent
 from services.upload.platforms import own
 
 Function = Callable[[pa.RecordBatch, PenstockBatch], Any]
@@ -27,27 +27,16 @@ _SHORTEST_WAIT = 1.0
 _LONGEST_WAIT = 86_400.0
 
 
-class PythonPlatform:
-    pace: ClassVar[Pace] = Pace()
-    by_consent: ClassVar[bool] = False
-
+class PythonPlatform(own.OwnPlatform[Python]):
     def __init__(
         self, connection: PythonConnection, destination: Python, context: Context | None = None
     ) -> None:
+        super().__init__(destination, context)
         self._name = connection.function
-        self._destination = destination
-        self._context = context or Context()
-
-    @property
-    def limits(self) -> Limits:
-        return own.limits_of(self._destination.max_rows)
 
     @property
     def account(self) -> str:
         return f"python/{self._name}"
-
-    def prepare(self, memo: Mapping[str, Any], lot: Lot) -> dict[str, Any]:  # noqa: ARG002
-        return {}
 
     def look(self) -> dict[str, Any]:
         _function(self._name)
@@ -57,14 +46,8 @@ class PythonPlatform:
         function = _function(self._name)
         return PythonSender(self._name, function, self._destination.options, self._context)
 
-    def validate(self, chunk: pa.RecordBatch, lot: Lot) -> Sent | None:  # noqa: ARG002
-        return None
-
     def close(self, memo: Mapping[str, Any], end: LaneEnd) -> LaneOutcome:  # noqa: ARG002
         return LaneOutcome()
-
-    def row_bytes(self, columns: list[str]) -> int:  # noqa: ARG002
-        return own.ROW_BYTES
 
 
 class PythonSender:
