@@ -65,6 +65,8 @@ class Shelf:
     by_name: Mapping[str, Any] | None = None
     #: A row's e-mail, where the row must be rejected.
     bad: bytes | None = None
+    #: Whether a removal of somebody it could never know is as good as done.
+    removes_the_unknown: bool = False
     #: Settings of its sandbox while the suite runs; those that let time pass over its members; and
     #: those with which each request is done by the time it is answered.
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +115,7 @@ SHELVES: dict[str, Shelf] = {
         columns=(*_CONTACT, "city", "state", "gender", "birth_year", "mobile_ad_id"),
     ),
     "linkedin": Shelf(
+        removes_the_unknown=True,
         server="linkedin_sandbox",
         connection={"access_token": SECRET, "api_url": "http://{}"},
         destination={"audience_id": "222"},
