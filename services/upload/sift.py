@@ -46,7 +46,7 @@ def denied(members: pa.RecordBatch) -> pa.BooleanArray:
     """Members who denied either consent: no platform may use them, and so none gets them."""
     if CONSENT not in members.schema.names or members.schema.field(CONSENT).type != pa.uint8():
         # Rows as they are read may have a column of that name, and it is theirs.
-        return pa.array([False] * members.num_rows)
+        return pa.array([False] * members.num_rows, pa.bool_())
     # 3 * ad_user_data + ad_personalization, where 2 is a no.
     return pc.is_in(members.column(CONSENT), value_set=pa.array(_DENIALS, pa.uint8()))
 
@@ -55,7 +55,7 @@ def suppressed(ledger: Ledger, members: pa.RecordBatch) -> pa.BooleanArray | Non
     """Members of whom any identifier is on the list of those who must not be sent."""
     if not members.num_rows or not ledger.suppression.any():
         return None
-    found = pa.array([False] * members.num_rows)
+    found = pa.array([False] * members.num_rows, pa.bool_())
     for name in ("email", "phone"):
         if name in members.schema.names and members.schema.field(name).type == DIGEST:
             digests: Sequence[bytes | None] = members.column(name).to_pylist()

@@ -28,3 +28,10 @@ def test_a_column_of_the_source_s_own_is_nobody_s_consent_nor_key() -> None:
     )
     assert rows.schema.names == ["row_2", "consent", "row_key_2", "row"]
     assert sift.denied(rows).to_pylist() == [False, False]
+
+
+def test_a_batch_of_which_all_was_sent_before_has_nobody_left() -> None:
+    """As it is taken up again after a kill between its last request and its settle."""
+    nobody = pa.record_batch({"row": pa.array([], pa.uint32())})
+    kept, left = sift.split(nobody, sift.denied(nobody), sift.DENIED)
+    assert (kept.num_rows, left) == (0, [])
