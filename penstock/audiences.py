@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -35,9 +36,9 @@ class DestinationPart(Part):
     )
 
     @property
+    @abstractmethod
     def view(self) -> str:
         """Which form of the rows the lane's payload carries."""
-        raise NotImplementedError
 
     @property
     def serial(self) -> bool:

@@ -19,6 +19,7 @@ from sandbox.servers import (
     Redis,
 )
 from sandbox.servers.redis import DATABASES
+from tests.builders import Books, books, database
 
 _PLATFORMS = ("google_sandbox", "data_manager_sandbox", "meta_sandbox", "linkedin_sandbox")
 _number = count(1)
@@ -131,3 +132,17 @@ def _database(server: Postgres, purpose: str) -> Iterator[str]:
     name = f"{purpose}_{next(_number)}"
     yield server.create_database(name)
     server.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def shared_url(postgres_server: Postgres) -> Iterator[str]:
+    """A database that the tests of one module share."""
+    with database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def book(shared_url: str) -> Iterator[Books]:
+    """An empty ledger in it."""
+    with books(shared_url) as found:
+        yield found

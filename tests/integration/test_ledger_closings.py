@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,20 +9,7 @@ import pytest
 
 from penstock.contract import Artifact, LaneOutcome, Tally
 from penstock.ledger.closings import Closing
-from sandbox.servers import Postgres
-from tests.builders import FILES, GOOGLE, JOB, META, Books, books, database
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server: Postgres) -> Iterator[str]:
-    with database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture
-def book(shared_url: str) -> Iterator[Books]:
-    with books(shared_url) as found:
-        yield found
+from tests.builders import FILES, GOOGLE, JOB, META, Books
 
 
 class TestClaim:

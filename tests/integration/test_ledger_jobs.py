@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,19 +17,7 @@ from penstock.errors import (
 )
 from penstock.ledger import Ledger
 from sandbox.servers import Postgres
-from tests.builders import FILES, GOOGLE, JOB, META, Books, books, database, document, execute, spec
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server: Postgres) -> Iterator[str]:
-    with database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture
-def book(shared_url: str) -> Iterator[Books]:
-    with books(shared_url) as found:
-        yield found
+from tests.builders import FILES, GOOGLE, JOB, META, Books, books, document, execute, spec
 
 
 def failed(reason: str = "no such audience") -> LaneOutcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,7 @@ from penstock.ledger.closings import Closing
 from penstock.ledger.parts import PART_BYTES
 from penstock.ledger.stream import StreamLease
 from penstock.routes import LANE_QUEUES
-from sandbox.servers import Postgres
-from tests.builders import FILES, GOOGLE, JOB, META, Books, books, database
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server: Postgres) -> Iterator[str]:
-    with database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture
-def book(shared_url: str) -> Iterator[Books]:
-    with books(shared_url) as found:
-        yield found
+from tests.builders import FILES, GOOGLE, JOB, META, Books
 
 
 def everything(book: Books) -> dict[str, list[dict[str, Any]]]:

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-
-import pytest
 
 from penstock.contract import Batch
 from penstock.ledger import Ledger, Next
 from penstock.ledger.parts import PART_BYTES, Part
-from sandbox.servers import Postgres
-from tests.builders import FILES, JOB, META, Books, books, database
+from tests.builders import FILES, JOB, META, Books
 
 THIRD = PART_BYTES // 3 + 1
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server: Postgres) -> Iterator[str]:
-    with database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture
-def book(shared_url: str) -> Iterator[Books]:
-    with books(shared_url) as found:
-        yield found
 
 
 def ready(book: Books, *seqs: int, size: int = THIRD, gone: int = 0) -> list[Next | None]:

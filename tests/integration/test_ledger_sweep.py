@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from penstock.contract import Tally
 from penstock.ledger import Next
 from penstock.routes import EXTRACT_QUEUE, LANE_QUEUES
-from sandbox.servers import Postgres
-from tests.builders import FILES, GOOGLE, JOB, META, Books, books, database, spec
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres_server: Postgres) -> Iterator[str]:
-    with database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture
-def book(shared_url: str) -> Iterator[Books]:
-    with books(shared_url) as found:
-        yield found
+from tests.builders import FILES, GOOGLE, JOB, META, Books, spec
 
 
 def empty(_: str) -> bool:
